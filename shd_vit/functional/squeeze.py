@@ -1,0 +1,100 @@
+"""Squeezing heads: merge attention maps in closed form, with no parameters (arXiv 2502.07436)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from shd_vit.functional.attention import widen
+
+
+class SqueezedHeads(NamedTuple):
+    """Squeezed maps and the weights that made them.
+
+    Attributes:
+        maps: (B, num_heads, N, N), rows sum to 1.
+        alphas: One (B, merges) tensor a pass, clamped to [0, 1]; weight of a pair's first head.
+        raw_alphas: The same before clamping.
+    """
+
+    maps: Tensor
+    alphas: tuple[Tensor, ...]
+    raw_alphas: tuple[Tensor, ...]
+
+
+def squeeze_heads(maps: Tensor, value: Tensor, out_proj: Tensor, num_heads: int) -> SqueezedHeads:
+    """Merge the maps of Ht heads into ``num_heads`` (Eqs. 5 to 9, progressive merging).
+
+    Heads 1 and 2 become ``a A_1 + (1 - a) A_2``. With X_i = V_i W_i^O, S = X_1 + X_2 and
+    Delta = A_1 - A_2, the weight that minimises Eq. 6 is
+    ``a = <Delta S, Delta X_1> / ||Delta S||^2``, one a sample and pair. (The N that Eq. 7 prints
+    does not follow from Eq. 6: its second term has the wrong head. This follows Eq. 6.)
+
+    Each pass merges pairs (1, 2), (3, 4), ... from the front, ``min(h // 2, h - num_heads)`` of
+    them, and carries the rest over, so that halving never passes the target: 16 -> 8 -> 6. The X
+    of a merged head is the sum of its members'.
+
+    X itself (N x E) is never formed: Delta X = (Delta V) W^T, so both inner products come from one
+    product U = Delta [V_1 | V_2] and the Gram matrices of U and of the two W^O slices.
+
+    Args:
+        maps: (B, Ht, N, N), rows sum to 1.
+        value: (B, Ht, N, D), the values those maps weigh.
+        out_proj: (E, Ht * D), weight of the output projection (without its bias).
+        num_heads: Heads to leave, from 1 to Ht.
+
+    Returns:
+        Maps in float32 at least, with the weights of each pass.
+
+    Raises:
+        ValueError: If ``num_heads`` is not in 1..Ht, or a shape does not fit.
+    """
+    B, Ht, N, D = value.shape
+    if not 1 <= num_heads <= Ht:
+        raise ValueError(f'num_heads={num_heads} must be between 1 and the {Ht} heads of the maps')
+    if maps.shape != (B, Ht, N, N) or out_proj.shape[1:] != (Ht * D,):
+        raise ValueError(
+            f'maps {tuple(maps.shape)} and out_proj {tuple(out_proj.shape)} do not fit '
+            f'value {tuple(value.shape)}: expected {(B, Ht, N, N)} and (E, {Ht * D})'
+        )
+    with torch.autocast(value.device.type, enabled=False):
+        maps, out_proj = widen(maps), widen(out_proj)
+        # Merging only ever joins neighbours, so a merged head owns a run of columns in both.
+        value = widen(value).transpose(1, 2).reshape(B, N, Ht * D)
+        edges = [head * D for head in range(Ht + 1)]
+        alphas, raw_alphas = [], []
+        while len(edges) - 1 > num_heads:
+            heads = len(edges) - 1
+            merges = min(heads // 2, heads - num_heads)
+            paired = 2 * merges
+            first, second = maps[:, 0:paired:2], maps[:, 1:paired:2]
+            raw = _merge_weights(first - second, value, out_proj, edges[: paired + 1])
+            alpha = raw.clamp(0, 1)
+            merged = torch.lerp(second, first, alpha[..., None, None])
+            maps = torch.cat([merged, maps[:, paired:]], dim=1)
+            edges = edges[0:paired:2] + edges[paired:]
+            alphas.append(alpha)
+            raw_alphas.append(raw)
+    return SqueezedHeads(maps, tuple(alphas), tuple(raw_alphas))
+
+
+def _merge_weights(delta: Tensor, value: Tensor, out_proj: Tensor, edges: list[int]) -> Tensor:
+    """Unclamped weights (B, merges) of the first heads of neighbouring pairs.
+
+    ``delta`` is (B, merges, N, N). Pair i owns columns ``edges[2i]:edges[2i+2]`` of ``value``
+    (B, N, Ht * D) and of ``out_proj`` (E, Ht * D), its first head those before ``edges[2i+1]``.
+    """
+    weights = []
+    for pair in range(delta.shape[1]):
+        start, middle, end = edges[2 * pair : 2 * pair + 3]
+        u = delta[:, pair] @ value[..., start:end]
+        w = out_proj[:, start:end]
+        # <Delta X_i, Delta X_j> summed over columns is <U_i^T U_j, W_i^T W_j>.
+        inner = (u.transpose(-2, -1) @ u) * (w.T @ w)
+        norm = inner.sum((-2, -1))
+        toward_first = inner[:, : middle - start].sum((-2, -1))
+        # Equal heads: every weight gives the same map.
+        weights.append(torch.where(norm > 0, toward_first / norm, 0.5))
+    return torch.stack(weights, dim=1)

@@ -1,0 +1,123 @@
+"""Where a vision transformer keeps its attention layers, blocks and prefix tokens."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import NamedTuple
+
+from torch import nn
+
+from shd_vit.errors import UnsupportedAttention
+from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily
+
+_ATTENTION_LIKE = re.compile(r'attention|attn|msa$', re.IGNORECASE)
+
+
+class Layer(NamedTuple):
+    """One attention layer: its dotted name in the model, the module, and how it is read."""
+
+    name: str
+    attn: nn.Module
+    family: AttentionFamily
+
+    @property
+    def num_heads(self) -> int:
+        return self.family.num_heads(self.attn)
+
+
+class Anatomy:
+    """What a loss may ask of a model before it is run. Layers are numbered from 1.
+
+    Everything is found when it is first asked for, so that a model without attention can be the
+    teacher of a loss on logits.
+
+    Args:
+        model: Any module.
+        role: How errors name the model, such as 'student'.
+    """
+
+    def __init__(self, model: nn.Module, role: str = 'model') -> None:
+        self.model = model
+        self.role = role
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """All attention layers, in the order in which the model registers them.
+
+        Raises:
+            UnsupportedAttention: If there are none, or one whose class no family reads.
+        """
+        layers, inside = [], ()
+        for name, module in self.model.named_modules():
+            if name.startswith(inside):
+                continue
+            family = ATTENTION_TAPS.find(name, module)
+            if family is not None:
+                layers.append(Layer(name, module, family))
+                inside = f'{name}.'
+            elif _ATTENTION_LIKE.search(type(module).__name__) and next(module.children(), None):
+                cls = f'{type(module).__module__}.{type(module).__qualname__}'
+                raise UnsupportedAttention(
+                    f'{cls} at {name!r} of the {self.role}: no attention family reads this class; '
+                    'add one with @ATTENTION_TAPS.register(...)'
+                )
+        if not layers:
+            raise UnsupportedAttention(
+                f'{type(self.model).__name__}: the {self.role} has no attention layer'
+            )
+        return layers
+
+    @property
+    def depth(self) -> int:
+        """Number of attention layers."""
+        return len(self.layers)
+
+    @property
+    def heads(self) -> list[int]:
+        """Heads of each layer."""
+        return [layer.num_heads for layer in self.layers]
+
+    @property
+    def dim(self) -> int:
+        """Width E of the last layer's output."""
+        return self.layers[-1].family.out_proj(self.layers[-1].attn).shape[0]
+
+    @cached_property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer block around each attention layer."""
+        return [self.model.get_submodule(layer.name.rpartition('.')[0]) for layer in self.layers]
+
+    @cached_property
+    def trunk(self) -> nn.Module:
+        """The module that owns the list of blocks, and with it prefix tokens and final norm.
+
+        Raises:
+            UnsupportedAttention: If the blocks are not in one list (a hierarchical model).
+        """
+        stacks = {layer.name.rpartition('.')[0].rpartition('.')[0] for layer in self.layers}
+        if len(stacks) != 1:
+            raise UnsupportedAttention(
+                f'tokens of the {self.role} {type(self.model).__name__} cannot be read: its '
+                f'attention layers stand in {len(stacks)} lists, expected 1'
+            )
+        return self.model.get_submodule(stacks.pop().rpartition('.')[0])
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches (class, distillation, registers)."""
+        for name in ('num_prefix_tokens', 'num_extra_tokens'):  # timm, mmpretrain
+            if hasattr(self.trunk, name):
+                return getattr(self.trunk, name)
+        raise UnsupportedAttention(
+            f'{type(self.trunk).__name__} of the {self.role} has neither num_prefix_tokens nor '
+            'num_extra_tokens: how many of its tokens are not patches is unknown'
+        )
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last block, or the last block where there is none."""
+        for name in ('norm', 'ln1'):  # timm, mmpretrain
+            if hasattr(self.trunk, name):
+                return getattr(self.trunk, name)
+        return self.blocks[-1]

@@ -1,0 +1,185 @@
+"""TapBank: record what attention layers and blocks compute, with hooks that do no arithmetic."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from shd_vit.errors import ConfigError
+from shd_vit.taps.anatomy import Anatomy
+from shd_vit.taps.registry import AttentionTap
+
+FINAL = 'final'
+
+
+class TokenTap(NamedTuple):
+    """Tokens after a block: ``x`` (B, N, E), of which the first ``num_prefix`` are not patches."""
+
+    x: Tensor
+    num_prefix: int
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, N - num_prefix, E)"""
+        return self.x[:, self.num_prefix :]
+
+
+class Captured(NamedTuple):
+    """What one forward pass left in a bank.
+
+    Attributes:
+        attention: One tap for each of the bank's ``layers``, in their order.
+        tokens: Outputs of the bank's ``tokens``, by block number or 'final'.
+    """
+
+    attention: list[AttentionTap]
+    tokens: dict[int | str, TokenTap]
+
+
+class TapBank:
+    """Records the attention inputs and block outputs of a model, one armed forward at a time.
+
+    Every layer is checked before the first hook goes in. Hooks stay installed and idle::
+
+        bank = TapBank(model)
+        with bank.record():
+            logits = model(images)
+        attention, tokens = bank.collect()
+
+    Args:
+        model: The model.
+        layers: Numbers of the attention layers to record, from 1. None records all.
+        tokens: What block outputs to record: block numbers from 1, un-normed, and 'final' for the
+            tokens after the final norm.
+        role: How errors name the model.
+
+    Raises:
+        UnsupportedAttention: If a layer's maps cannot be reproduced exactly.
+        ConfigError: If a number is outside the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[int] | None = None,
+        *,
+        tokens: Sequence[int | str] = (),
+        role: str = 'model',
+    ) -> None:
+        self.anatomy = Anatomy(model, role)
+        needs_anatomy = layers is None or layers or tokens
+        depth = self.anatomy.depth if needs_anatomy else 0
+        self.layers = list(range(1, depth + 1) if layers is None else layers)
+        self.tokens = list(tokens)
+        for number in [*self.layers, *(t for t in self.tokens if t != FINAL)]:
+            if not 1 <= number <= depth:
+                raise ConfigError(f'layer {number} of the {role} must be between 1 and {depth}')
+        points = list(self._points())
+
+        self._store = _Store()
+        self._handles = []
+        for key, module in points:
+            hook = _Keep(self._store, key)
+            self._handles.append(module.register_forward_hook(hook))
+        for number in self.layers:
+            hook = _KeepCall(self._store, ('call', number))
+            attn = self.anatomy.layers[number - 1].attn
+            self._handles.append(attn.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _points(self) -> Iterator[tuple[Hashable, nn.Module]]:
+        """(key, module) of all outputs to record."""
+        for number in self.layers:
+            layer = self.anatomy.layers[number - 1]
+            for name in layer.family.outputs:
+                yield (number, name), layer.attn.get_submodule(name)
+        if self.tokens:
+            self._num_prefix = self.anatomy.num_prefix_tokens
+        for token in self.tokens:
+            is_final = token == FINAL
+            yield token, self.anatomy.final_norm if is_final else self.anatomy.blocks[token - 1]
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Record the one forward pass inside. An exception disarms and empties the bank."""
+        self._store.arm()
+        try:
+            yield
+        except BaseException:
+            self._store.pop()
+            raise
+        finally:
+            self._store.armed = False
+
+    def collect(self) -> Captured:
+        """Hand over what was recorded, and forget it.
+
+        Raises:
+            RuntimeError: If a layer did not run since :meth:`record`.
+        """
+        kept = self._store.pop()
+        try:
+            attention = [self._read(number, kept) for number in self.layers]
+            tokens = {t: TokenTap(kept[t], self._num_prefix) for t in self.tokens}
+        except KeyError as missing:
+            raise RuntimeError(
+                f'nothing was recorded at {missing}: the layer did not run inside record()'
+            ) from None
+        return Captured(attention, tokens)
+
+    def _read(self, number: int, kept: dict[Hashable, Any]) -> AttentionTap:
+        _, attn, family = self.anatomy.layers[number - 1]
+        args, kwargs = kept['call', number]
+        call = inspect.signature(type(attn).forward).bind(attn, *args, **kwargs).arguments
+        return family.read(attn, {name: kept[number, name] for name in family.outputs}, call)
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+class _Store:
+    """What hooks write to while armed. Copied along with the model, so copies stay apart."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.kept: dict[Hashable, Any] = {}
+
+    def arm(self) -> None:
+        if self.armed:
+            raise RuntimeError('this TapBank is recording already')
+        self.kept, self.armed = {}, True
+
+    def keep(self, key: Hashable, what: Any) -> None:
+        if key in self.kept:
+            raise RuntimeError(f'{key} ran twice inside record(): record one forward at a time')
+        self.kept[key] = what
+
+    def pop(self) -> dict[Hashable, Any]:
+        kept, self.kept = self.kept, {}
+        return kept
+
+
+class _Keep:
+    """Forward hook. An object, not a closure: deepcopy gives the copy a store of its own."""
+
+    def __init__(self, store: _Store, key: Hashable) -> None:
+        self.store = store
+        self.key = key
+
+    def __call__(self, module, args, output):
+        if self.store.armed:
+            self.store.keep(self.key, output)
+
+
+class _KeepCall(_Keep):
+    """Forward pre-hook with keyword arguments: keeps what the module was called with."""
+
+    def __call__(self, module, args, kwargs):
+        if self.store.armed:
+            self.store.keep(self.key, (args, kwargs))

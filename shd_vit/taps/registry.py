@@ -1,0 +1,111 @@
+"""Which attention classes can be tapped, and how each is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from shd_vit.errors import UnsupportedAttention
+
+
+class AttentionTap(NamedTuple):
+    """What one attention layer computed its maps from.
+
+    Attributes:
+        q, k, v: (B, H, N, D), as scaled dot-product attention received them.
+        out_proj: (E, H * D), weight of the output projection.
+        scale: Factor on the dot products.
+        bias: Additive mask or position bias, broadcastable to (B, H, N, N), or None.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out_proj: Tensor
+    scale: float
+    bias: Tensor | None = None
+
+
+class AttentionFamily:
+    """How to tap one class of attention modules. Subclass it and register it for the class.
+
+    ``outputs`` names the submodules whose outputs are recorded; ``read`` turns those, and the
+    arguments of the attention's own ``forward``, into an :class:`AttentionTap`. Nothing else is
+    taken from inside attention, so that fused kernels stay on.
+    """
+
+    outputs: tuple[str, ...] = ()
+
+    def refusal(self, attn: nn.Module) -> str | None:
+        """Why the maps of ``attn`` cannot be had exactly; None if they can."""
+        return None
+
+    def num_heads(self, attn: nn.Module) -> int:
+        """Number of attention heads."""
+        return attn.num_heads
+
+    def out_proj(self, attn: nn.Module) -> Tensor:
+        """(E, H * D) weight of the output projection."""
+        return attn.proj.weight
+
+    def read(
+        self, attn: nn.Module, outputs: dict[str, Tensor], call: dict[str, Any]
+    ) -> AttentionTap:
+        """The tap, from recorded outputs by submodule name and the call's bound arguments."""
+        raise NotImplementedError(f'{type(self).__name__} must define read()')
+
+
+class TapRegistry:
+    """Attention families by the dotted path of the class they read.
+
+    Paths, not classes, so that the package imports none of the libraries it supports.
+    """
+
+    def __init__(self) -> None:
+        self._families: dict[str, AttentionFamily] = {}
+
+    def register(self, *classes: str | type) -> Callable[[type], type]:
+        """Class decorator: the decorated family reads these classes and their subclasses.
+
+        Args:
+            classes: Attention classes, or their dotted paths.
+        """
+
+        def add(family: type) -> type:
+            for cls in classes:
+                self._families[cls if isinstance(cls, str) else _path(cls)] = family()
+            return family
+
+        return add
+
+    def find(self, name: str, attn: nn.Module) -> AttentionFamily | None:
+        """The family of a module, by its class along the MRO; None if it is not attention.
+
+        Args:
+            name: The module's name in its model, for errors.
+            attn: Any module.
+
+        Raises:
+            UnsupportedAttention: If the family refuses this module, or if a subclass that is not
+                registered itself overrides ``forward``.
+        """
+        for cls in type(attn).__mro__:
+            family = self._families.get(_path(cls))
+            if family is None:
+                continue
+            reason = family.refusal(attn)
+            if type(attn).forward is not cls.forward:
+                reason = f'it overrides forward() of {_path(cls)}; register a family of its own'
+            if reason:
+                raise UnsupportedAttention(f'{_path(type(attn))} at {name!r}: {reason}')
+            return family
+        return None
+
+
+def _path(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+ATTENTION_TAPS = TapRegistry()

@@ -1,0 +1,151 @@
+import importlib
+
+import pytest
+import references
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck
+from torch.testing import assert_close
+
+from shd_vit.functional import attention_kl, attention_maps
+
+kl_module = importlib.import_module('shd_vit.functional.attention_kl')
+
+
+def student(B=3, H=2, N=5, D=4, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, B, H, N, D, generator=g, dtype=dtype).requires_grad_().unbind(0)
+    q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
+    target = torch.randn(B, H, N, N, generator=g, dtype=dtype).mul(2).softmax(-1)
+    return q, k, target
+
+
+def plain_kl(q, k, target, scale, temperature=1.0, bias=0.0):
+    """The same loss through torch's own ops and autograd."""
+    log_p = ((q @ k.transpose(-2, -1) * scale + bias) / temperature).log_softmax(-1)
+    rows = q.shape[0] * q.shape[2]
+    return F.kl_div(log_p, target, reduction='none').sum() / rows
+
+
+@pytest.mark.parametrize('temperature', [0.3, 1.0, 4.0])
+def test_maps_equal_the_loop(temperature):
+    q, k, _ = student()
+    bias = torch.randn(1, 2, 5, 5, dtype=torch.float64)
+    for b in (None, bias):
+        maps = attention_maps(q, k, 0.5, temperature, b)
+        assert_close(maps, references.softmax_maps(q, k, 0.5, temperature, b))
+
+
+def test_maps_are_what_sdpa_weighs_values_with():
+    q, k, _ = student(dtype=torch.float32)
+    v = torch.randn_like(q)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    assert_close(attention_maps(q, k, q.shape[-1] ** -0.5) @ v, expected)
+
+
+def test_temperature_must_be_positive():
+    q, k, target = student()
+    for call in (lambda: attention_maps(q, k, 1.0, 0.0), lambda: attention_kl(q, k, target, 1, -1)):
+        with pytest.raises(ValueError, match='temperature'):
+            call()
+
+
+@pytest.mark.parametrize('temperature', [0.3, 1.0, 4.0])
+@pytest.mark.parametrize('chunk_elements', [1, 2 * 5 * 5 * 2, 2**22])
+def test_kl_and_gradients(temperature, chunk_elements, monkeypatch):
+    """Loss against the loop, gradients against autograd, whatever the chunk."""
+    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', chunk_elements)
+    q, k, target = student()
+    loss = attention_kl(q, k, target, 0.5, temperature)
+    assert_close(loss, references.attention_kl(q, k, target, 0.5, temperature))
+    grads = torch.autograd.grad(loss * 3, (q, k))
+    expected = torch.autograd.grad(plain_kl(q, k, target, 0.5, temperature) * 3, (q, k))
+    assert_close(grads, expected)
+
+
+def test_kl_gradcheck():
+    q, k, target = student(B=2, N=3)
+    assert gradcheck(lambda q, k: attention_kl(q, k, target, 0.5, 2.0), (q, k))
+
+
+@pytest.mark.parametrize('shape', [(5, 5), (1, 1, 5, 5), (3, 1, 5, 5), (3, 2, 5, 5)])
+def test_kl_with_bias_of_any_broadcastable_shape(shape, monkeypatch):
+    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', 1)
+    q, k, target = student()
+    bias = torch.randn(shape, dtype=torch.float64)
+    loss = attention_kl(q, k, target, 0.5, 2.0, bias)
+    assert_close(loss, references.attention_kl(q, k, target, 0.5, 2.0, bias))
+    expected = torch.autograd.grad(plain_kl(q, k, target, 0.5, 2.0, bias), (q, k))
+    assert_close(torch.autograd.grad(loss, (q, k)), expected)
+
+
+def test_masked_keys_cost_nothing():
+    q, k, target = student()
+    mask = torch.zeros(5, dtype=torch.float64).index_fill(0, torch.tensor([1, 4]), float('-inf'))
+    target = target.masked_fill(mask.isinf(), 0)
+    target = target / target.sum(-1, keepdim=True)
+    keep = [0, 2, 3]
+    loss = attention_kl(q, k, target, 0.5, bias=mask)
+    grad_q, grad_k = torch.autograd.grad(loss, (q, k))
+    row_log_p = (q @ k[:, :, keep].transpose(-2, -1) * 0.5).log_softmax(-1)
+    t = target[..., keep]
+    assert_close(loss, (t * (t.log() - row_log_p)).sum() / 15)
+    assert grad_q.isfinite().all()
+    assert (grad_k[:, :, [1, 4]] == 0).all()
+
+
+def test_kl_is_zero_at_the_target_and_positive_elsewhere():
+    q, k, target = student()
+    own = attention_maps(q, k, 0.5).detach()
+    assert_close(attention_kl(q, k, own, 0.5), torch.zeros((), dtype=torch.float64))
+    assert attention_kl(q, k, target, 0.5) > 0.01
+
+
+def test_only_the_size_of_q_and_k_is_kept_for_backward():
+    q, k, target = student(N=64, dtype=torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        attention_kl(q, k, target, 0.5)
+    assert sorted(t.shape for t in kept) == [q.shape, k.shape]
+
+
+def test_half_precision_inputs_get_half_gradients_computed_in_float32():
+    q, k, target = student(dtype=torch.float32)
+    low_q, low_k = (t.detach().bfloat16().requires_grad_() for t in (q, k))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        loss = attention_kl(low_q, low_k, target, 0.5)
+    exact = references.attention_kl(low_q, low_k, target, 0.5)
+    assert loss.dtype == torch.float32
+    assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
+    loss.backward()
+    assert low_q.grad.dtype == torch.bfloat16
+    expected = torch.autograd.grad(plain_kl(q, k, target, 0.5), q)[0]
+    assert_close(low_q.grad.float(), expected, rtol=0.05, atol=2e-4)
+
+
+def test_fp16_gradients_survive_a_large_batch():
+    """1 / (B N) times a small gradient underflows in fp16 unless the loss scale comes first."""
+    q, k, _ = student(B=64, N=16, dtype=torch.float32)
+    target = attention_maps(q + 2e-3, k, 0.5).detach()
+    half = q.detach().half().requires_grad_()
+    (attention_kl(half, k.detach().half(), target, 0.5) * 65536).backward()
+    exact = torch.autograd.grad(plain_kl(half.float(), k, target, 0.5) * 65536, k)
+    assert exact[0].isfinite().all()
+    assert (half.grad != 0).float().mean() > 0.99
+
+
+def test_second_derivatives_are_refused():
+    q, k, target = student()
+    (grad,) = torch.autograd.grad(attention_kl(q, k, target, 0.5) ** 2, q, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()
+
+
+def test_constants_that_ask_for_gradients_and_wrong_shapes_are_refused():
+    q, k, target = student()
+    with pytest.raises(ValueError, match='bias is a constant'):
+        attention_kl(q, k, target, 0.5, bias=torch.zeros(5, 5, requires_grad=True))
+    with pytest.raises(ValueError, match='target is a constant'):
+        attention_kl(q, k, target.requires_grad_(), 0.5)
+    with pytest.raises(ValueError, match=r'target \(3, 1, 5, 5\)'):
+        attention_kl(q, k, target.detach()[:, :1], 0.5)
