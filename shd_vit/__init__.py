@@ -1,0 +1,44 @@
+"""Squeezing-Heads Distillation of vision transformers.
+
+Importing the package registers its losses, ``ViTDistiller`` and ``DistillRunner`` with mmpretrain
+where that is installed; the maths, taps and losses need torch alone.
+"""
+
+from shd_vit.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteLoss,
+    ShdVitError,
+    UnsupportedAttention,
+)
+from shd_vit.functional import attention_kl, attention_maps, squeeze_heads
+from shd_vit.losses import DistillationLoss, KDLoss, NKDLoss, SHDLoss, ViTKDLoss
+from shd_vit.taps import ATTENTION_TAPS, TapBank
+from shd_vit.version import __version__
+
+try:
+    import mmpretrain  # noqa: F401
+except ModuleNotFoundError as missing:
+    if missing.name not in ('mmpretrain', 'mmengine', 'mmcv'):
+        raise
+else:
+    from shd_vit import plugin  # noqa: F401
+
+__all__ = [
+    'ATTENTION_TAPS',
+    'CheckpointError',
+    'ConfigError',
+    'DistillationLoss',
+    'KDLoss',
+    'NKDLoss',
+    'NonFiniteLoss',
+    'SHDLoss',
+    'ShdVitError',
+    'TapBank',
+    'UnsupportedAttention',
+    'ViTKDLoss',
+    '__version__',
+    'attention_kl',
+    'attention_maps',
+    'squeeze_heads',
+]

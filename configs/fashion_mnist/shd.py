@@ -1,0 +1,7 @@
+# Fashion-MNIST pair, ViTKD + NKD + SHD. Train teacher.py first.
+#
+#   python tools/train.py configs/fashion_mnist/shd.py
+_base_ = './vitkd_nkd.py'
+
+model = dict(losses=dict(shd=dict(type='SHDLoss', beta=1.0, temperature=1.0)))
+work_dir = 'work_dirs/fashion_mnist/shd'

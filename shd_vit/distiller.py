@@ -1,0 +1,205 @@
+"""ViTDistiller: the order of events in a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmpretrain.models import build_classifier
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from shd_vit.engine.checkpoint import load_weights
+from shd_vit.errors import ConfigError, NonFiniteLoss
+from shd_vit.losses import DistillationLoss, ModelOutput, Needs
+from shd_vit.model_config import MISSING, ModelConfig, read_model_config
+from shd_vit.summary import summary
+from shd_vit.taps import Anatomy, TapBank
+from shd_vit.teacher import FrozenTeacher, renormalisation
+
+
+@MODELS.register_module()
+class ViTDistiller(BaseModel):
+    """Trains a student with its own loss and any number of distillation losses.
+
+    Only the student and the losses' weights are trained and saved. ``tensor`` and ``predict`` are
+    the student's alone.
+
+    Args:
+        student: A classifier's config dict, or ``dict(config=path, ...)``, or a config path; with
+            an optional ``checkpoint`` to start from. ``ImageClassifier`` or ``TimmClassifier``.
+        teacher: The same. Its ``checkpoint`` (local path or URL) must be written out, if only as
+            None.
+        losses: Distillation losses by name: ``dict(shd=dict(type='SHDLoss', beta=1.0), ...)``. A
+            loss is logged as ``loss_<name>``, the student's own as ``loss_cls``.
+        train_cfg: ``dict(augments=[...])``, mmpretrain's batch augmentations, applied once for
+            both models.
+        data_preprocessor: mmpretrain's; the student's normalisation. The teacher's images are
+            renormalised if its config states another.
+        init_cfg: As in mmengine.
+
+    Raises:
+        ConfigError: If a field cannot work.
+        UnsupportedAttention: If a loss needs attention that cannot be tapped.
+    """
+
+    def __init__(
+        self,
+        student: str | dict,
+        teacher: str | dict,
+        losses: dict[str, dict],
+        train_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        student_cfg = read_model_config(student, 'model.student')
+        teacher_cfg = read_model_config(teacher, 'model.teacher')
+        _refuse_dropped_augments(student_cfg)
+        if teacher_cfg.checkpoint is MISSING:
+            raise ConfigError(
+                'model.teacher.checkpoint is missing: give a path or URL, or write '
+                'checkpoint=None to distil from a teacher with random weights'
+            )
+        preprocessor = dict(data_preprocessor or student_cfg.data_preprocessor or {})
+        preprocessor.setdefault('type', 'mmpretrain.ClsDataPreprocessor')
+        preprocessor.setdefault('batch_augments', train_cfg)
+        super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
+
+        teacher_cfg.model.pop('train_cfg', None)
+        self.student = build_classifier(student_cfg.model)
+        teacher_model = build_classifier(teacher_cfg.model)
+        self.losses = nn.ModuleDict({n: _build_loss(n, cfg) for n, cfg in losses.items()})
+
+        anatomies = Anatomy(self.student, 'student'), Anatomy(teacher_model, 'teacher')
+        needs = [loss.bind(*anatomies) for loss in self.losses.values()]
+        self.student_bank = _bank(self.student, 'student', (need for need, _ in needs))
+        teacher_bank = _bank(teacher_model, 'teacher', (need for _, need in needs))
+        self._teacher = FrozenTeacher(
+            teacher_model,
+            teacher_bank,
+            renormalisation(preprocessor, teacher_cfg.data_preprocessor or preprocessor),
+        )
+        self._checkpoints = student_cfg.checkpoint, teacher_cfg.checkpoint
+        self._register_state_dict_hook(_save_student_as_alone)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The frozen teacher. Not a submodule."""
+        return self._teacher.model
+
+    def init_weights(self) -> None:
+        """Initialise the student, load both checkpoints, and log what learns from what."""
+        student_checkpoint, teacher_checkpoint = self._checkpoints
+        self.student.init_weights()
+        if student_checkpoint not in (MISSING, None):
+            load_weights(self.student, student_checkpoint)
+        if teacher_checkpoint is None:
+            self.teacher.init_weights()
+        else:
+            load_weights(self.teacher, teacher_checkpoint)
+        self._teacher.is_ready = True
+        print_log(summary(self), logger='current')
+
+    def train(self, mode: bool = True) -> ViTDistiller:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def _apply(self, fn, recurse: bool = True) -> ViTDistiller:
+        """``to``, ``cuda``, ``half`` and the like move the teacher along."""
+        self.teacher._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = 'tensor'
+    ) -> dict[str, Tensor] | list[DataSample] | Tensor:
+        """As mmengine's models: ``loss`` distils, ``predict`` and ``tensor`` are the student's."""
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        return self.student(inputs, data_samples, mode)
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """All losses of a batch.
+
+        Args:
+            inputs: (B, 3, h, w), normalised for the student.
+            data_samples: With labels, or scores where images were mixed.
+        """
+        with self.student_bank.record():
+            logits = self.student(inputs, mode='tensor')
+        attention, tokens = self.student_bank.collect()
+        attention = dict(zip(self.student_bank.layers, attention, strict=True))
+        student = ModelOutput(logits, attention, tokens)
+        teacher = self._teacher(inputs)
+        if 'gt_score' in data_samples[0]:
+            target = torch.stack([sample.gt_score for sample in data_samples])
+        else:
+            target = torch.cat([sample.gt_label for sample in data_samples])
+
+        # The student's own loss, from the logits at hand: ImageClassifier keeps it in its head.
+        owner = getattr(self.student, 'head', self.student)
+        losses = owner._get_loss(logits, data_samples)
+        losses['loss_cls'] = losses.pop('loss')
+        for name, loss in self.losses.items():
+            losses[f'loss_{name}'] = loss(student, teacher, target)
+        return losses
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses.
+
+        Raises:
+            NonFiniteLoss: Before the optimiser steps, naming the losses that are not finite.
+        """
+        total, log_vars = super().parse_losses(losses)
+        if not torch.isfinite(total):
+            bad = {k: v.item() for k, v in log_vars.items() if k != 'loss' and not v.isfinite()}
+            named = ', '.join(f'{name}={value}' for name, value in bad.items())
+            raise NonFiniteLoss(
+                f'{named or "the sum of losses"} is not finite; the step was not taken. Lower '
+                'optim_wrapper.optimizer.lr or the weight of that loss, or clip gradients'
+            )
+        return total, log_vars
+
+
+def _build_loss(name: str, cfg: dict) -> DistillationLoss:
+    known = sorted(n for n, c in MODELS.module_dict.items() if _is_loss(c))
+    cls = MODELS.get(cfg.get('type', '')) if isinstance(cfg, dict) else None
+    if not _is_loss(cls) or name == 'cls':
+        wrong = f'type={cfg.get("type")!r}' if name != 'cls' else 'that name is the student loss'
+        raise ConfigError(f'model.losses.{name}: {wrong}; allowed types are {", ".join(known)}')
+    return MODELS.build(cfg)
+
+
+def _is_loss(cls: object) -> bool:
+    return isinstance(cls, type) and issubclass(cls, DistillationLoss)
+
+
+def _bank(model: nn.Module, role: str, needs: Iterable[Needs]) -> TapBank:
+    """A bank that records what any of the losses needs."""
+    needs = list(needs)
+    layers = sorted({layer for need in needs for layer in need.attention})
+    tokens = dict.fromkeys(token for need in needs for token in need.tokens)
+    return TapBank(model, layers, tokens=list(tokens), role=role)
+
+
+def _refuse_dropped_augments(student: ModelConfig) -> None:
+    if (student.model.get('train_cfg') or {}).get('augments'):
+        raise ConfigError(
+            'model.student.train_cfg.augments would never be applied: batches are mixed once, for '
+            'student and teacher. Move it to model.train_cfg and set model.student.train_cfg=None'
+        )
+
+
+def _save_student_as_alone(module, state_dict, prefix, local_metadata) -> None:
+    """Save the student's weights under the names that it has when saved alone.
+
+    A TimmClassifier drops 'model.' from its names when saved alone, keeps it when nested, and
+    loads only names without it.
+    """
+    inner = f'{prefix}student.'
+    for name in [name for name in state_dict if name.startswith(inner)]:
+        del state_dict[name]
+    state_dict.update(module.student.state_dict(prefix=inner))

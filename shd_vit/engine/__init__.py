@@ -1,0 +1,14 @@
+"""Running distillation with mmengine."""
+
+from shd_vit.engine.checkpoint import load_weights, safe_load, student_weights
+from shd_vit.engine.hooks import EpochSeedHook, PlainCheckpointHook
+from shd_vit.engine.runner import DistillRunner
+
+__all__ = [
+    'DistillRunner',
+    'EpochSeedHook',
+    'PlainCheckpointHook',
+    'load_weights',
+    'safe_load',
+    'student_weights',
+]

@@ -1,0 +1,144 @@
+"""DistillRunner: mmengine's Runner, made safe to interrupt, to resume and to run anywhere."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import is_distributed, is_main_process
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.registry import DATASETS, RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from shd_vit.engine.checkpoint import insert_weights, safe_load
+from shd_vit.engine.hooks import EpochSeedHook, PlainCheckpointHook
+from shd_vit.engine.launch import init_gloo
+from shd_vit.errors import ConfigError
+
+
+@RUNNERS.register_module()
+class DistillRunner(Runner):
+    """A Runner for distillation and for the classifiers around it. ``runner_type`` in a config.
+
+    - Several processes train with nccl on GPUs and with gloo without.
+    - Checkpoints are written under another name and renamed, hold no code, and are read through
+      torch's safe unpickler. Resuming and testing refuse weights that do not fit.
+    - Every epoch is seeded on its own: an interrupted run, resumed, ends like one that was not.
+    - A batch that does not fit the schedule and a missing data folder are refused at the start.
+    """
+
+    _is_testing = False
+
+    def setup_env(self, env_cfg: dict) -> None:
+        if self.distributed and not is_distributed() and get_device() == 'cpu':
+            init_gloo(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if not self.distributed or get_device() != 'cpu' or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        options = dict(
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+        return MMDistributedDataParallel(model, **{**options, **(model_wrapper_cfg or {})})
+
+    def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(EpochSeedHook())
+        self.register_hook(PlainCheckpointHook())
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        if isinstance(dataloader, dict):
+            _check_data_root(dataloader['dataset'])
+            dataloader = copy.deepcopy(dataloader)
+            # mmengine seeds workers alike in every epoch; torch draws anew from the epoch's seed.
+            dataloader.setdefault('worker_init_fn', dict(type=_keep_torch_seeds))
+            # mmpretrain's tools set these for every loader.
+            dataloader.setdefault('collate_fn', dict(type='default_collate'))
+            dataloader.setdefault('pin_memory', torch.cuda.is_available())
+        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def scale_lr(self, optim_wrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scale the learning rate if asked to; else insist on the batch that it was made for."""
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+        base = (auto_scale_lr or {}).get('base_batch_size')
+        if not base or auto_scale_lr.get('enable'):
+            return
+        loader = self._train_dataloader
+        batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
+        steps = getattr(optim_wrapper, '_accumulative_counts', 1)
+        if batch * self.world_size * steps != base:
+            accumulated = f' x {steps} accumulated' if steps > 1 else ''
+            raise ConfigError(
+                f'train_dataloader.batch_size={batch} x {self.world_size} processes{accumulated} = '
+                f'{batch * self.world_size * steps} images a step, but the learning rate is made '
+                f'for auto_scale_lr.base_batch_size={base}: change the batch size, or pass '
+                '--auto-scale-lr'
+            )
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        if '://' in out_dir:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        part = f'.{filename}.part'
+        super().save_checkpoint(out_dir, part, *args, **kwargs)
+        if is_main_process():
+            path = os.path.join(out_dir, part)
+            with open(path, 'rb') as written:
+                os.fsync(written.fileno())
+            os.replace(path, os.path.join(out_dir, filename))
+
+    def load_checkpoint(
+        self, filename: str, map_location='cpu', strict: bool = False, revise_keys=()
+    ) -> dict:
+        checkpoint = safe_load(filename, map_location)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        strict = strict or self._resume or self._is_testing
+        mismatches = insert_weights(model, checkpoint, filename, strict)
+        if mismatches:
+            self.logger.warning(f'{filename}: weights {", ".join(mismatches)}')
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        super().resume(filename, *args, **kwargs)
+        # The sampler was built before the checkpoint told the run's seed.
+        sampler = getattr(self.train_dataloader, 'sampler', None)
+        if hasattr(sampler, 'seed'):
+            sampler.seed = self.seed
+
+    def test(self) -> dict:
+        self._is_testing = True
+        return super().test()
+
+    def val(self) -> dict:
+        self._is_testing = True
+        return super().val()
+
+
+def _keep_torch_seeds(worker_id: int) -> None:
+    """torch has seeded this worker's Python, numpy and torch already."""
+
+
+def _check_data_root(dataset: dict) -> None:
+    """Refuse a folder that is not there, unless the data set would download itself into it."""
+    root = dataset.get('data_root')
+    if not root or '://' in root or os.path.isdir(root):
+        return
+    cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    parameter = inspect.signature(cls).parameters.get('download')
+    if not dataset.get('download', parameter is not None and parameter.default):
+        raise ConfigError(
+            f'dataset.data_root={root!r} of {dataset["type"]} does not exist: expected a folder'
+        )

@@ -1,0 +1,61 @@
+"""What every distillation loss takes, and how it says what it needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from shd_vit.taps import Anatomy, AttentionTap, TokenTap
+
+
+class Needs(NamedTuple):
+    """What a loss reads from one model, besides its logits.
+
+    Attributes:
+        attention: Numbers of attention layers, from 1.
+        tokens: Block numbers, from 1, or 'final'.
+    """
+
+    attention: tuple[int, ...] = ()
+    tokens: tuple[int | str, ...] = ()
+
+
+class ModelOutput(NamedTuple):
+    """What a forward pass left for the losses.
+
+    Attributes:
+        logits: (B, classes).
+        attention: Taps by layer number.
+        tokens: Block outputs by block number or 'final'.
+    """
+
+    logits: Tensor
+    attention: dict[int, AttentionTap]
+    tokens: dict[int | str, TokenTap]
+
+
+class DistillationLoss(nn.Module):
+    """Base of all distillation losses: hyper-parameters and weights, one scalar per batch.
+
+    A loss is bound to its pair of models once, before the first batch, and then called with the
+    same three arguments as all others.
+    """
+
+    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
+        """Check that this pair can be distilled; say what to record of student and teacher.
+
+        Raises:
+            ConfigError: Naming the field, its value and what is allowed.
+        """
+        return Needs(), Needs()
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
+        """The weighted loss, a scalar.
+
+        Args:
+            student: With gradients.
+            teacher: Without.
+            target: (B,) class indices or (B, classes) mixed scores.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must define forward()')

@@ -1,0 +1,111 @@
+"""Squeezing-Heads Distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shd_vit.errors import ConfigError
+from shd_vit.functional import attention_kl, attention_maps, squeeze_heads
+from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
+from shd_vit.taps import Anatomy, AttentionTap
+
+
+class SHDLoss(DistillationLoss):
+    """The student's attention maps follow the teacher's squeezed ones (arXiv 2502.07436, Eq. 11).
+
+    ``beta * sum over layers and student heads of KL(squeezed teacher map || student map)``, where
+    KL is the mean over batch and query rows. It has no weights.
+
+    Args:
+        beta: Weight of the loss.
+        temperature: Attention temperature T_a of both maps, above 0. The merging weights are
+            computed from the softened maps as well.
+        layers: 'uniform': student layer l of L_s learns from teacher layer ceil(l L_t / L_s), so
+            that last learns from last. Or a list of (student, teacher) layers, counted from 1.
+    """
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        temperature: float = 1.0,
+        layers: str | Sequence[tuple[int, int]] = 'uniform',
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ConfigError(f'SHDLoss.temperature={temperature} must be above 0')
+        if not beta >= 0:
+            raise ConfigError(f'SHDLoss.beta={beta} must not be negative')
+        if layers != 'uniform' and not _are_pairs(layers):
+            raise ConfigError(
+                f"SHDLoss.layers={layers!r} must be 'uniform' or a list of (student, teacher) pairs"
+            )
+        self.beta = beta
+        self.temperature = temperature
+        self.layers = layers
+        self.pairs: list[tuple[int, int]] = []
+
+    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
+        self.pairs = uniform_pairs(student.depth, teacher.depth)
+        if self.layers != 'uniform':
+            self.pairs = [tuple(pair) for pair in self.layers]
+        for s, t in self.pairs:
+            for number, model in ((s, student), (t, teacher)):
+                if not 1 <= number <= model.depth:
+                    raise ConfigError(
+                        f'SHDLoss.layers names layer {number} of the {model.role}, which has '
+                        f'layers 1 to {model.depth}'
+                    )
+            heads_s, heads_t = student.heads[s - 1], teacher.heads[t - 1]
+            if heads_s > heads_t:
+                raise ConfigError(
+                    f'student layer {s} has {heads_s} heads, teacher layer {t} has {heads_t}: '
+                    'SHDLoss squeezes heads, so the student may have as many or fewer'
+                )
+        students, teachers = zip(*self.pairs, strict=True)
+        return Needs(attention=students), Needs(attention=teachers)
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
+        return self.beta * sum(
+            self._layer(student.attention[s], teacher.attention[t], s, t) for s, t in self.pairs
+        )
+
+    def _layer(self, student: AttentionTap, teacher: AttentionTap, s: int, t: int) -> Tensor:
+        tokens_s, tokens_t = student.q.shape[2], teacher.q.shape[2]
+        if tokens_s != tokens_t:
+            raise ConfigError(
+                f'student layer {s} sees {tokens_s} tokens, teacher layer {t} sees {tokens_t}: '
+                'SHDLoss needs equal token counts (image size, patch size, prefix tokens)'
+            )
+        with torch.no_grad():
+            maps = attention_maps(
+                teacher.q, teacher.k, teacher.scale, self.temperature, teacher.bias
+            )
+            target = squeeze_heads(maps, teacher.v, teacher.out_proj, student.q.shape[1]).maps
+        return attention_kl(
+            student.q, student.k, target, student.scale, self.temperature, student.bias
+        )
+
+    def extra_repr(self) -> str:
+        pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
+        return f'beta={self.beta}, temperature={self.temperature}, layers: {pairs}'
+
+
+def uniform_pairs(student_depth: int, teacher_depth: int) -> list[tuple[int, int]]:
+    """(l, ceil(l * L_t / L_s)) for every student layer l, from 1."""
+    return [
+        (layer, -(-layer * teacher_depth // student_depth)) for layer in range(1, student_depth + 1)
+    ]
+
+
+def _are_pairs(layers: object) -> bool:
+    return (
+        isinstance(layers, Sequence)
+        and len(layers) > 0
+        and all(
+            isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+            for pair in layers
+        )
+    )

@@ -1,0 +1,52 @@
+"""The table that a distillation opens its log with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from shd_vit.errors import UnsupportedAttention
+from shd_vit.taps import Anatomy
+
+if TYPE_CHECKING:
+    from shd_vit.distiller import ViTDistiller
+
+
+def summary(distiller: ViTDistiller) -> str:
+    """Teacher, student and losses of a distiller, as a plain-text table."""
+    table = Table(title='Distillation', title_justify='left')
+    for heading in ('', 'class', 'parameters', 'layers', 'heads'):
+        table.add_column(
+            heading, justify='right' if heading in ('parameters', 'layers') else 'left'
+        )
+    for role, model in (('teacher', distiller.teacher), ('student', distiller.student)):
+        table.add_row(role, *_model_row(model))
+    table.add_section()
+    for name, loss in distiller.losses.items():
+        parameters = _count(loss)
+        row = (f'loss_{name}', type(loss).__name__, parameters)
+        table.add_row(*row)
+        table.add_row('', f'[dim]{loss.extra_repr()}[/dim]')
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return f'\n{captured.get()}'
+
+
+def _model_row(model: nn.Module) -> tuple[str, str, str, str]:
+    # ImageClassifier calls it backbone, TimmClassifier model.
+    inner = getattr(model, 'backbone', getattr(model, 'model', model))
+    name = f'{type(model).__name__}({type(inner).__name__})'
+    try:
+        anatomy = Anatomy(model)
+        heads = sorted(set(anatomy.heads))
+        return name, _count(model), str(anatomy.depth), ', '.join(map(str, heads))
+    except UnsupportedAttention:
+        return name, _count(model), '-', '-'
+
+
+def _count(model: nn.Module) -> str:
+    return f'{sum(p.numel() for p in model.parameters()):,}'

@@ -1,0 +1,35 @@
+"""Top-1 and top-5 accuracy of a checkpoint: a distiller's, an exported student's, or any other."""
+
+import mmengine
+from mmengine.evaluator import DumpResults
+
+import shd_vit  # noqa: F401  (registers)
+from shd_vit.engine.cli import build_runner, config_parser, read_config, run_tool
+from shd_vit.model_config import plain_classifier
+
+
+def main() -> None:
+    parser = config_parser(__doc__)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='file for the results (.json, .yaml or .pkl)')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        default='metrics',
+        help='what --out holds: metrics, or every prediction as a pickle (default: metrics)',
+    )
+    args = parser.parse_args()
+    # The student alone: no teacher is built, and an exported student fits as well.
+    cfg = plain_classifier(read_config(args))
+    cfg.load_from = args.checkpoint
+
+    runner = build_runner(cfg)
+    if args.out and args.out_item == 'pred':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,51 @@
+"""Train a model: a distillation, or any mmpretrain config."""
+
+import torch
+
+import shd_vit  # noqa: F401  (registers)
+from shd_vit.engine.cli import build_runner, config_parser, read_config, run_tool
+from shd_vit.errors import ConfigError
+
+
+def main() -> None:
+    parser = config_parser(__doc__)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a value, from the latest in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate from auto_scale_lr.base_batch_size to the actual batch',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate during training'
+    )
+    args = parser.parse_args()
+    cfg = read_config(args)
+
+    if args.amp:
+        if not torch.cuda.is_available():
+            raise ConfigError('--amp needs a GPU: mmengine trains in mixed precision on none other')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.auto_scale_lr:
+        if not cfg.get('auto_scale_lr'):
+            raise ConfigError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+        cfg.auto_scale_lr.enable = True
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        cfg.default_hooks.checkpoint.pop('save_best', None)
+
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    run_tool(main)
