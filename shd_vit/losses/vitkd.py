@@ -77,6 +77,12 @@ class ViTKDLoss(DistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
         s, t = student.tokens, teacher.tokens
+        patches_s, patches_t = s[FINAL].patches.shape[1], t[FINAL].patches.shape[1]
+        if patches_s != patches_t or math.isqrt(patches_s) ** 2 != patches_s:
+            raise ConfigError(
+                f'student has {patches_s} patch tokens, teacher {patches_t}: ViTKDLoss needs equal '
+                'numbers, on a square grid'
+            )
         mimicking = sum(
             squared_error(align(s[block].patches), t[block].patches)
             for block, align in zip(SHALLOW, self.align_shallow, strict=True)
@@ -88,11 +94,6 @@ class ViTKDLoss(DistillationLoss):
         """``student`` and ``teacher`` are (B, N, E), N a square number."""
         B, N, E = student.shape
         side = math.isqrt(N)
-        if side * side != N or teacher.shape != student.shape:
-            raise ConfigError(
-                f'student has {N} patch tokens, teacher {teacher.shape[1]}: ViTKDLoss needs equal '
-                'numbers, on a square grid'
-            )
         mask = random_token_mask(B, N, self.mask_ratio, student.device)
         visible = torch.where(mask.unsqueeze(-1), self.mask_token.to(student.dtype), student)
         grid = visible.transpose(1, 2).reshape(B, E, side, side)

@@ -1,0 +1,134 @@
+import pytest
+import references
+import torch
+from torch.testing import assert_close
+
+from shd_vit.errors import ConfigError
+from shd_vit.losses import ModelOutput, SHDLoss, uniform_pairs
+from shd_vit.taps import AttentionTap
+
+
+class Model:
+    """What SHDLoss.bind asks of a model's anatomy."""
+
+    def __init__(self, role, depth, heads):
+        self.role, self.depth, self.heads = role, depth, [heads] * depth
+
+
+def tap(B=2, H=2, N=5, D=4, bias=None):
+    q, k, v = torch.randn(3, B, H, N, D, dtype=torch.float64).unbind(0)
+    out_proj = torch.randn(3 * H, H * D, dtype=torch.float64)
+    return AttentionTap(q.requires_grad_(), k.requires_grad_(), v, out_proj, 0.5, bias)
+
+
+def outputs(student_heads=2, teacher_heads=4, depth=2, N=5):
+    logits = torch.zeros(2, 3)
+    return [
+        ModelOutput(logits, {n: tap(H=heads, N=N) for n in range(1, depth + 1)}, {})
+        for heads in (student_heads, teacher_heads)
+    ]
+
+
+def test_layer_pairs_of_the_paper():
+    assert uniform_pairs(24, 48)[3] == (4, 8)
+    assert uniform_pairs(12, 12) == [(n, n) for n in range(1, 13)]
+    assert uniform_pairs(4, 6) == [(1, 2), (2, 3), (3, 5), (4, 6)]
+    assert uniform_pairs(3, 2) == [(1, 1), (2, 2), (3, 2)]
+    for student in range(1, 15):
+        for teacher in range(1, 30):
+            assert uniform_pairs(student, teacher)[-1] == (student, teacher)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 2.5])
+def test_equals_eq_11_with_alpha_from_softened_maps(temperature):
+    loss = SHDLoss(beta=0.7, temperature=temperature)
+    loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))
+    student, teacher = outputs()
+    expected = 0.0
+    for layer in (1, 2):
+        s, t = student.attention[layer], teacher.attention[layer]
+        maps = references.softmax_maps(t.q, t.k, t.scale, temperature)
+        target, _ = references.squeeze_heads(maps, t.v, t.out_proj, 2)
+        expected = expected + references.attention_kl(s.q, s.k, target, s.scale, temperature)
+    value = loss(student, teacher, None)
+    assert_close(value, 0.7 * expected)
+    leaves = [t for layer in (1, 2) for t in student.attention[layer][:2]]
+    grads = [torch.autograd.grad(total, leaves) for total in (value, 0.7 * expected)]
+    assert_close(*grads)
+
+
+def test_the_teacher_gets_no_gradient():
+    loss = SHDLoss()
+    loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))
+    student, teacher = outputs()
+    loss(student, teacher, None).backward()
+    assert all(t.grad is None for tap in teacher.attention.values() for t in tap[:4])
+    assert all(tap.q.grad.abs().sum() > 0 for tap in student.attention.values())
+
+
+def test_explicit_layers_are_read_and_only_those():
+    loss = SHDLoss(layers=[(2, 1)])
+    student_needs, teacher_needs = loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))
+    assert (student_needs.attention, teacher_needs.attention) == ((2,), (1,))
+    student, teacher = outputs()
+    loss(student, teacher, None).backward()
+    assert student.attention[1].q.grad is None
+    assert student.attention[2].q.grad is not None
+
+
+def test_masked_keys_have_no_weight_on_either_side():
+    """-inf in both biases: the loss is that of the maps without those keys."""
+    loss = SHDLoss()
+    loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
+    student, teacher = outputs(depth=1)
+    mask = torch.zeros(5, dtype=torch.float64)
+    mask[3:] = float('-inf')
+    masked = [
+        ModelOutput(o.logits, {1: o.attention[1]._replace(bias=mask)}, {})
+        for o in (student, teacher)
+    ]
+    value = loss(*masked, None)
+    s, t = student.attention[1], teacher.attention[1]
+    maps = (t.q @ t.k[:, :, :3].mT * t.scale).softmax(-1)
+    wide = torch.cat([maps, torch.zeros(2, 4, 5, 2, dtype=torch.float64)], -1)
+    target = references.squeeze_heads(wide, t.v, t.out_proj, 2)[0][..., :3]
+    log_p = (s.q @ s.k[:, :, :3].mT * s.scale).log_softmax(-1)
+    assert_close(value, (target * (target.log() - log_p)).sum() / 10)
+
+
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(temperature=0), 'temperature=0'),
+        (dict(beta=-1), 'beta=-1'),
+        (dict(beta=float('nan')), 'beta=nan'),
+        (dict(layers='last'), "layers='last'"),
+        (dict(layers=[1, 2]), r'layers=\[1, 2\]'),
+        (dict(layers=[]), r'layers=\[\]'),
+    ],
+)
+def test_bad_hyper_parameters_are_named(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        SHDLoss(**kwargs)
+
+
+@pytest.mark.parametrize(
+    'layers, student, teacher, message',
+    [
+        ('uniform', (2, 6), (2, 3), 'student layer 1 has 6 heads, teacher layer 1 has 3'),
+        ([(3, 1)], (2, 3), (2, 6), 'layer 3 of the student, which has layers 1 to 2'),
+        ([(1, 0)], (2, 3), (2, 6), 'layer 0 of the teacher, which has layers 1 to 2'),
+    ],
+)
+def test_pairs_that_cannot_be_distilled_are_refused_at_the_start(layers, student, teacher, message):
+    with pytest.raises(ConfigError, match=message):
+        SHDLoss(layers=layers).bind(Model('student', *student), Model('teacher', *teacher))
+
+
+def test_different_token_counts_name_both():
+    loss = SHDLoss()
+    loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
+    student, _ = outputs(depth=1, N=5)
+    _, teacher = outputs(depth=1, N=6)
+    with pytest.raises(ConfigError, match='student layer 1 sees 5 tokens, teacher layer 1 sees 6'):
+        loss(student, teacher, None)
