@@ -64,9 +64,9 @@ class ViTDistiller(BaseModel):
                 'checkpoint=None to distil from a teacher with random weights'
             )
         preprocessor = dict(data_preprocessor or student_cfg.data_preprocessor or {})
-        preprocessor.setdefault('type', 'mmpretrain.ClsDataPreprocessor')
+        preprocessor.setdefault('type', 'ClsDataPreprocessor')
         preprocessor.setdefault('batch_augments', train_cfg)
-        super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
+        super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
 
         teacher_cfg.model.pop('train_cfg', None)
         self.student = build_classifier(student_cfg.model)

@@ -1,7 +1,12 @@
+import os
+
+# One thread a process: the models are tiny and pytest runs a worker a core.
+os.environ['OMP_NUM_THREADS'] = '1'
+
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

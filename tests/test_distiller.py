@@ -251,9 +251,9 @@ def test_a_missing_or_foreign_teacher_checkpoint_is_refused(tmp_path):
     )
     with pytest.raises(CheckpointError, match=r"gone.pth' does not exist"):
         distiller.init_weights()
-    foreign = MODELS.build(mmpretrain_classifier(6, layers=3))
+    foreign = MODELS.build(mmpretrain_classifier(6, layers=1))
     torch.save(foreign.state_dict(), tmp_path / 'gone.pth')
-    with pytest.raises(CheckpointError, match=r'does not fit ImageClassifier: weights 12 unexpe'):
+    with pytest.raises(CheckpointError, match=r'does not fit ImageClassifier: \d+ weights missing'):
         distiller.init_weights()
 
 

@@ -16,7 +16,7 @@ def main() -> None:
         '--out-item',
         choices=['metrics', 'pred'],
         default='metrics',
-        help='what --out holds: metrics, or every prediction as a pickle (default: metrics)',
+        help='metrics and number of parameters (default), or every prediction, as a pickle',
     )
     args = parser.parse_args()
     # The student alone: no teacher is built, and an exported student fits as well.
@@ -27,6 +27,7 @@ def main() -> None:
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()
+    metrics['parameters'] = sum(p.numel() for p in runner.model.parameters())
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import barrier, is_main_process
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
 from shd_vit.errors import CheckpointError
+
+
+def _statistic(cls: type, name: str) -> Callable:
+    """What `getattr` may do in a checkpoint: name the methods that HistoryBuffer pickles."""
+    if cls is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError('GLOBAL builtins.getattr')
+    return getattr(cls, name)
+
 
 # What checkpoints by stock mmengine hold beside tensors and plain types: log histories as numpy
 # arrays. All of these build data only. Nothing that looks up or calls by name may join them.
 _MMENGINE_GLOBALS = [
     HistoryBuffer,
+    (_statistic, 'builtins.getattr'),
     np.ndarray,
     np.dtype,
     *{type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', '?')},
@@ -58,32 +68,40 @@ def safe_load(filename: str, map_location: Any = 'cpu') -> dict:
         with torch.serialization.safe_globals(_MMENGINE_GLOBALS):
             return torch.load(filename, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r'GLOBAL ([\w.]+)', str(error))
-        reason = f'it asks for {wanted[1]!r}, which may run code' if wanted else 'it is not plain'
-        raise CheckpointError(f'checkpoint {filename!r} was not loaded: {reason}') from None
+        wanted = re.search(r"GLOBAL ([\w.]+)|<class '([\w.]+)'>", str(error))
+        reason = f'asks for {wanted[1] or wanted[2]}, which may run' if wanted else 'may hold'
+        raise CheckpointError(f'checkpoint {filename!r} was not loaded: it {reason} code') from None
     except (RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f'checkpoint {filename!r} is damaged: {reason}') from None
 
 
-def load_weights(
-    model: nn.Module, filename: str, map_location: Any = 'cpu', strict: bool = True
-) -> dict:
-    """Load a checkpoint's weights into a model; return the whole checkpoint.
+def load_weights(model: nn.Module, filename: str, map_location: Any = 'cpu') -> None:
+    """Load the weights that a model starts from. Weights that it has no use for are only logged.
 
     A distiller's checkpoint fits a plain classifier (its student's weights are taken), and a plain
     classifier's fits a distiller's student.
 
     Raises:
-        CheckpointError: If weights are missing or left over (``strict``), or a shape differs.
+        CheckpointError: If a weight of the model is missing, or a shape differs.
     """
-    checkpoint = safe_load(filename, map_location)
-    insert_weights(model, checkpoint, filename, strict)
-    return checkpoint
+    insert_weights(model, safe_load(filename, map_location), filename, allow=('unexpected',))
 
 
-def insert_weights(model: nn.Module, checkpoint: dict, filename: str, strict: bool) -> list[str]:
-    """Put a loaded checkpoint's weights into a model. Returns the names that did not match."""
+def insert_weights(
+    model: nn.Module, checkpoint: dict, filename: str, allow: tuple[str, ...] = ()
+) -> None:
+    """Put a loaded checkpoint's weights into a model.
+
+    Args:
+        model: Where they go.
+        checkpoint: What :func:`safe_load` gave: ``state_dict`` or ``model`` inside, or bare.
+        filename: How errors name it.
+        allow: Which of 'missing' and 'unexpected' weights are logged instead of refused.
+
+    Raises:
+        CheckpointError: If weights are missing or left over, or a shape differs.
+    """
     state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
     state = fit_names(state, model.state_dict().keys())
     try:
@@ -92,17 +110,15 @@ def insert_weights(model: nn.Module, checkpoint: dict, filename: str, strict: bo
         lines = str(error).splitlines()
         reason = lines[1].strip() if len(lines) > 1 else lines[0]
         raise CheckpointError(f'checkpoint {filename!r} does not fit: {reason}') from None
-    mismatches = [
-        f'{len(names)} {kind} (first: {names[0]})'
-        for kind, names in (('missing', missing), ('unexpected', unexpected))
-        if names
-    ]
-    if strict and mismatches:
-        raise CheckpointError(
-            f'checkpoint {filename!r} does not fit {type(model).__name__}: weights '
-            + ', '.join(mismatches)
-        )
-    return mismatches
+    for kind, names in (('missing', missing), ('unexpected', unexpected)):
+        if names:
+            problem = (
+                f'checkpoint {filename!r} does not fit {type(model).__name__}: '
+                f'{len(names)} weights {kind} (first: {names[0]})'
+            )
+            if kind not in allow:
+                raise CheckpointError(problem)
+            print_log(problem, logger='current', level=logging.WARNING)
 
 
 def fit_names(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:

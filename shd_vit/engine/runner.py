@@ -10,8 +10,9 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
-from mmengine.registry import DATASETS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -104,9 +105,8 @@ class DistillRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         strict = strict or self._resume or self._is_testing
-        mismatches = insert_weights(model, checkpoint, filename, strict)
-        if mismatches:
-            self.logger.warning(f'{filename}: weights {", ".join(mismatches)}')
+        allow = () if strict else ('missing', 'unexpected')
+        insert_weights(model, checkpoint, filename, allow)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
@@ -137,8 +137,8 @@ def _check_data_root(dataset: dict) -> None:
     if not root or '://' in root or os.path.isdir(root):
         return
     cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-    parameter = inspect.signature(cls).parameters.get('download')
-    if not dataset.get('download', parameter is not None and parameter.default):
+    parameter = cls and inspect.signature(cls).parameters.get('download')
+    if not dataset.get('download', parameter and parameter.default):
         raise ConfigError(
             f'dataset.data_root={root!r} of {dataset["type"]} does not exist: expected a folder'
         )

@@ -2,12 +2,11 @@
 data_preprocessor = dict(num_classes=10, mean=[72.94], std=[90.02])
 
 train_pipeline = [
-    dict(type='RandomCrop', crop_size=28, padding=2),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(
-    batch_size=256,
+    batch_size=128,
     num_workers=1,
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

@@ -18,10 +18,6 @@ teacher = dict(
         in_channels=96,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
-    init_cfg=[
-        dict(type='TruncNormal', layer='Linear', std=0.02),
-        dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
-    ],
 )
 student = dict(
     type='ImageClassifier',
@@ -39,5 +35,4 @@ student = dict(
         in_channels=48,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
-    init_cfg=teacher['init_cfg'],
 )

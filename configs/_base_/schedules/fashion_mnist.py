@@ -1,5 +1,5 @@
-# AdamW at 256 images a step; one warm-up epoch, then a cosine by the step.
-max_epochs = 5
+# AdamW at 128 images a step; one warm-up epoch, then a cosine by the step.
+max_epochs = 4
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     paramwise_cfg=dict(
@@ -21,4 +21,4 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
-auto_scale_lr = dict(base_batch_size=256)
+auto_scale_lr = dict(base_batch_size=128)

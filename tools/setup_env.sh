@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Virtual environment with shd_vit, mmpretrain and all that the tests need, in .venv of the
+# repository. Does nothing if setup.py has not changed since. PYTHON picks the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-python3}
+stamp=.venv/installed-$(sha256sum setup.py | cut -c1-16)
+[ -e "$stamp" ] && exit 0
+
+if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))'; then
+    echo "$("$python" --version) found; shd_vit needs Python 3.10 to 3.12. Set PYTHON to one." >&2
+    exit 1
+fi
+debian_packages() { # PACKAGES...: install what the step before found missing
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo -n)
+    if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
+        echo "Installing Debian packages: $*"
+        "${as_root[@]}" apt-get update -qq
+        "${as_root[@]}" apt-get install -y -qq "$@" >/dev/null
+    else
+        echo "Needed, and only root can install it here: apt-get install $*" >&2
+        exit 1
+    fi
+}
+"$python" -c 'import ensurepip, venv' 2>/dev/null || debian_packages python3-venv
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+echo 'Installing shd_vit and what it needs into .venv (a few minutes, several GB with CUDA)'
+.venv/bin/pip install --quiet --disable-pip-version-check -e '.[lite,dev]'
+# OpenCV's wheel leaves two shared libraries to the system.
+.venv/bin/python -c 'import cv2' 2>/dev/null || debian_packages libgl1 libglib2.0-0
+rm -f .venv/installed-*
+touch "$stamp"
