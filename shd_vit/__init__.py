@@ -4,6 +4,8 @@ Importing the package registers its losses, ``ViTDistiller`` and ``DistillRunner
 where that is installed; the maths, taps and losses need torch alone.
 """
 
+import warnings
+
 from shd_vit.errors import (
     CheckpointError,
     ConfigError,
@@ -16,13 +18,16 @@ from shd_vit.losses import DistillationLoss, KDLoss, NKDLoss, SHDLoss, ViTKDLoss
 from shd_vit.taps import ATTENTION_TAPS, TapBank
 from shd_vit.version import __version__
 
-try:
-    import mmpretrain  # noqa: F401
-except ModuleNotFoundError as missing:
-    if missing.name not in ('mmpretrain', 'mmengine', 'mmcv'):
-        raise
-else:
-    from shd_vit import plugin  # noqa: F401
+with warnings.catch_warnings():
+    # By mmcv-lite, of an operator that no vision transformer uses.
+    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+    try:
+        import mmpretrain  # noqa: F401
+    except ModuleNotFoundError as missing:
+        if missing.name not in ('mmpretrain', 'mmengine', 'mmcv'):
+            raise
+    else:
+        from shd_vit import plugin  # noqa: F401
 
 __all__ = [
     'ATTENTION_TAPS',

@@ -45,6 +45,7 @@ def overrides(data, workers=0, epochs=2, batch_size=16):
         'test_dataloader.num_workers': 0,
         'auto_scale_lr.base_batch_size': 16,
         'train_cfg.max_epochs': epochs,
+        'param_scheduler.1.begin': 0,  # warm-up would fill a run of one epoch
         'env_cfg.mp_cfg.mp_start_method': 'fork',
         'default_hooks.logger.interval': 1,
     }

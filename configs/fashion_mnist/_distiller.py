@@ -11,6 +11,6 @@ model = dict(
     student=_base_.student,
     teacher=dict(
         config=_base_.teacher,
-        checkpoint=f'work_dirs/fashion_mnist/teacher/epoch_{_base_.max_epochs}.pth',
+        checkpoint='work_dirs/fashion_mnist/teacher/epoch_6.pth',
     ),
 )

@@ -10,3 +10,4 @@ _base_ = [
 
 model = _base_.teacher
 work_dir = 'work_dirs/fashion_mnist/teacher'
+train_cfg = dict(max_epochs=6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,8 +68,6 @@ def build_runner(cfg: Config) -> Runner:
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool's main function; errors that the user can mend are printed as one line."""
-    # Of mmcv-lite, about operators that no vision transformer uses.
-    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
     try:
         main()
     except ShdVitError as error:

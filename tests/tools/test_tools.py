@@ -3,16 +3,20 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import fashion
+import numpy as np
 import pytest
 import timm
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmpretrain.registry import MODELS
+from PIL import Image
 from torch.testing import assert_close
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +46,12 @@ def run(*command, fails=False, **env):
     if fails:
         assert 'Traceback' not in output
     return output
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
 
 
 def options(data, **kwargs):
@@ -150,25 +160,26 @@ def test_exported_timm_student_loads_in_timm(tmp_path):
 def test_two_processes_train_and_count_every_test_image_once(data, tmp_path):
     output = run(
         'bash', 'tools/dist_train.sh', f'{fashion.CONFIGS}/shd.py', '2', '--work-dir', tmp_path,
-        *options(data, batch_size=8), PORT='29611',
+        *options(data, batch_size=8), PORT=free_port(),
     )  # fmt: skip
     assert '[1][4/4]' in output  # 64 images, 2 processes x 8 a step
     checkpoint = tmp_path / 'epoch_2.pth'
     single = accuracy(f'{fashion.CONFIGS}/shd.py', checkpoint, tmp_path / 'one.json', data)
     run(
         'bash', 'tools/dist_test.sh', f'{fashion.CONFIGS}/shd.py', checkpoint, '2',
-        '--work-dir', tmp_path, '--out', tmp_path / 'two.json', *options(data), PORT='29612',
+        '--work-dir', tmp_path, '--out', tmp_path / 'two.json', *options(data), PORT=free_port(),
     )  # fmt: skip
     double = json.loads((tmp_path / 'two.json').read_text())
     assert single == double
 
 
 def test_two_nodes_as_two_launches(data, tmp_path):
+    port = free_port()
     launches = [
         start(
             'bash', 'tools/dist_train.sh', f'{fashion.CONFIGS}/baseline.py', '1',
             '--work-dir', tmp_path, *options(data, batch_size=8, epochs=1, teacher=False),
-            NNODES='2', NODE_RANK=str(rank), MASTER_ADDR='127.0.0.1', PORT='29613',
+            NNODES='2', NODE_RANK=str(rank), MASTER_ADDR='127.0.0.1', PORT=port,
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -196,7 +207,7 @@ def test_slurm_scripts_start_what_they_say(trained, data, tmp_path):
     (tmp_path / 'scontrol').write_text('#!/usr/bin/env bash\necho localhost\necho elsewhere\n')
     for name in ('srun', 'scontrol'):
         (tmp_path / name).chmod(0o755)
-    slurm = dict(GPUS='2', PATH=f'{tmp_path}:{os.environ["PATH"]}', MASTER_PORT='29614')
+    slurm = dict(GPUS='2', PATH=f'{tmp_path}:{os.environ["PATH"]}', MASTER_PORT=free_port())
     output = run(
         'bash', 'tools/slurm_train.sh', 'gpu', 'job', f'{fashion.CONFIGS}/baseline.py',
         tmp_path / 'work', *options(data, batch_size=8, epochs=1, teacher=False), **slurm,
@@ -258,3 +269,44 @@ def test_compare_prints_a_row_a_file(tmp_path):
     )  # fmt: skip
     assert re.search(r'big one .*90\.1[23] .*99\.00 .*1,234,567', output)
     assert re.search(r'small .*80\.00', output)
+
+
+def test_the_papers_config_trains_and_tests_on_a_folder_of_jpegs(tmp_path):
+    """configs/deit_tiny_shd.py as it stands, but for sizes: DeiT3-Small from a local checkpoint."""
+    image = np.random.default_rng(0).integers(0, 255, (80, 100, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / 'image.jpg')
+    for split in ('train', 'val'):
+        for number in range(1000):
+            folder = tmp_path / 'imagenet' / split / f'n{number:08}'
+            folder.mkdir(parents=True)
+            (folder / '0.JPEG').symlink_to(tmp_path / 'image.jpg')
+    teacher = MODELS.build(get_config('mmpretrain::deit3/deit3-small-p16_64xb64_in1k.py').model)
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'deit3.pth')
+    sizes = {
+        'model.teacher.checkpoint': tmp_path / 'deit3.pth',
+        'train_dataloader.batch_size': 4,
+        'train_dataloader.num_workers': 1,
+        'auto_scale_lr.base_batch_size': 4,
+        'train_cfg.max_epochs': 1,
+        'param_scheduler.1.begin': 0,
+        'default_hooks.logger.interval': 1,
+    }
+    for split in ('train', 'val', 'test'):
+        sizes[f'{split}_dataloader.dataset.data_root'] = tmp_path / 'imagenet'
+        sizes[f'{split}_dataloader.dataset.indices'] = 8
+    for split in ('val', 'test'):
+        sizes[f'{split}_dataloader.batch_size'] = 4
+        sizes[f'{split}_dataloader.num_workers'] = 1
+    changes = ['--cfg-options', *(f'{key}={value}' for key, value in sizes.items())]
+    output = run(
+        sys.executable, 'tools/train.py', 'configs/deit_tiny_shd.py',
+        '--work-dir', tmp_path / 'work', *changes,
+    )  # fmt: skip
+    assert '[1][2/2]' in output
+    assert '12<-12' in output
+    assert re.search(r'5,717,\d+ .* 12 .* 3', output), 'DeiT-Tiny: 5.7 M, 12 layers, 3 heads'
+    output = run(
+        sys.executable, 'tools/test.py', 'configs/deit_tiny_shd.py',
+        tmp_path / 'work/epoch_1.pth', '--work-dir', tmp_path / 'work', *changes,
+    )  # fmt: skip
+    assert 'accuracy/top5' in output

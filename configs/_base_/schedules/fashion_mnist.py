@@ -1,5 +1,5 @@
-# AdamW at 128 images a step; one warm-up epoch, then a cosine by the step.
-max_epochs = 4
+# AdamW at 128 images a step; one warm-up epoch, then a cosine by the step. Two epochs in all: a
+# minute for a student on two CPU cores.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     paramwise_cfg=dict(
@@ -12,13 +12,8 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=True, end=1, convert_to_iter_based=True),
     dict(
-        type='CosineAnnealingLR',
-        eta_min=1e-5,
-        by_epoch=True,
-        begin=1,
-        end=max_epochs,
-        convert_to_iter_based=True,
+        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=1, convert_to_iter_based=True
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
 auto_scale_lr = dict(base_batch_size=128)
