@@ -26,7 +26,9 @@ debian_packages() { # PACKAGES...: install what the step before found missing
 "$python" -c 'import ensurepip, venv' 2>/dev/null || debian_packages python3-venv
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 echo 'Installing shd_vit and what it needs into .venv (a few minutes, several GB with CUDA)'
-.venv/bin/pip install --quiet --disable-pip-version-check -e '.[lite,dev]'
+quiet=()
+[ -t 1 ] || quiet=(--quiet) # progress bars are for people
+.venv/bin/pip install "${quiet[@]}" --disable-pip-version-check -e '.[lite,dev]'
 # OpenCV's wheel leaves two shared libraries to the system.
 .venv/bin/python -c 'import cv2' 2>/dev/null || debian_packages libgl1 libglib2.0-0
 rm -f .venv/installed-*

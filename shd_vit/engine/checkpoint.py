@@ -25,6 +25,8 @@ def _statistic(cls: type, name: str) -> Callable:
     return getattr(cls, name)
 
 
+_multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray  # numpy 2, numpy 1
+
 # What checkpoints by stock mmengine hold beside tensors and plain types: log histories as numpy
 # arrays. All of these build data only. Nothing that looks up or calls by name may join them.
 _MMENGINE_GLOBALS = [
@@ -36,8 +38,8 @@ _MMENGINE_GLOBALS = [
     *(
         (function, f'numpy.{core}.multiarray.{name}')
         for name, function in (
-            ('_reconstruct', np._core.multiarray._reconstruct),
-            ('scalar', np._core.multiarray.scalar),
+            ('_reconstruct', _multiarray._reconstruct),
+            ('scalar', _multiarray.scalar),
         )
         for core in ('core', '_core')
     ),

@@ -59,7 +59,7 @@ class DistillRunner(Runner):
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
         if isinstance(dataloader, dict):
-            _check_data_root(dataloader['dataset'])
+            _check_data_root(dataloader.get('dataset'))
             dataloader = copy.deepcopy(dataloader)
             # mmengine seeds workers alike in every epoch; torch draws anew from the epoch's seed.
             dataloader.setdefault('worker_init_fn', dict(type=_keep_torch_seeds))
@@ -75,9 +75,10 @@ class DistillRunner(Runner):
         if not base or auto_scale_lr.get('enable'):
             return
         loader = self._train_dataloader
-        batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
+        batch = loader.get('batch_size') if isinstance(loader, dict) else loader.batch_size
         steps = getattr(optim_wrapper, '_accumulative_counts', 1)
-        if batch * self.world_size * steps != base:
+        # A batch sampler of the user's own knows its size alone.
+        if batch and batch * self.world_size * steps != base:
             accumulated = f' x {steps} accumulated' if steps > 1 else ''
             raise ConfigError(
                 f'train_dataloader.batch_size={batch} x {self.world_size} processes{accumulated} = '
@@ -131,9 +132,9 @@ def _keep_torch_seeds(worker_id: int) -> None:
     """torch has seeded this worker's Python, numpy and torch already."""
 
 
-def _check_data_root(dataset: dict) -> None:
+def _check_data_root(dataset: object) -> None:
     """Refuse a folder that is not there, unless the data set would download itself into it."""
-    root = dataset.get('data_root')
+    root = dataset.get('data_root') if isinstance(dataset, dict) else None
     if not root or '://' in root or os.path.isdir(root):
         return
     cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']

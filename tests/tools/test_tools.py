@@ -71,6 +71,30 @@ def trained(data, tmp_path_factory):
     return work, output
 
 
+def test_a_killed_run_resumed_ends_like_one_that_was_not_killed(data, tmp_path):
+    def command(work, *more):
+        changes = options(data, epochs=3, workers=1)
+        config = f'{fashion.CONFIGS}/shd.py'
+        return sys.executable, 'tools/train.py', config, '--work-dir', work, *more, *changes
+
+    process = start(*command(tmp_path / 'killed'))
+    for line in process.stdout:
+        if 'Epoch(train) [2][2/4]' in line or 'Epoch(train) [2][  2/4]' in line:
+            process.kill()
+            break
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == -9, 'killed in the middle of the second epoch'
+    assert not (tmp_path / 'killed/epoch_3.pth').exists()
+    output = run(*command(tmp_path / 'killed', '--resume'))
+    assert 'resumed epoch: 1, iter: 4' in output
+    run(*command(tmp_path / 'whole'))
+    killed, whole = (
+        torch.load(tmp_path / name / 'epoch_3.pth')['state_dict'] for name in ('killed', 'whole')
+    )
+    assert all(torch.equal(killed[name], weight) for name, weight in whole.items())
+
+
 def accuracy(config, checkpoint, out, data, *arguments):
     run(
         sys.executable, 'tools/test.py', config, checkpoint, '--out', out,
