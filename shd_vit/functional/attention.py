@@ -48,3 +48,8 @@ def attention_logits(
 def widen(tensor: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def batch_slice(bias: Tensor | None, batch: int, chunk: slice) -> Tensor | None:
+    """The part of a bias (broadcastable to (batch, H, N, N)) for a slice of the batch."""
+    return bias[chunk] if bias is not None and bias.dim() == 4 and len(bias) == batch else bias

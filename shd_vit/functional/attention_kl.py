@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shd_vit.functional.attention import attention_logits, widen
+from shd_vit.functional.attention import attention_logits, batch_slice, widen
 
 # Elements of a temporary (chunk, H, N, N) map: 16 MiB in float32, whatever the batch size.
 CHUNK_ELEMENTS = 2**22
@@ -15,7 +17,7 @@ CHUNK_ELEMENTS = 2**22
 def attention_kl(
     query: Tensor,
     key: Tensor,
-    target: Tensor,
+    target: Tensor | Callable[[slice], Tensor],
     scale: float,
     temperature: float = 1.0,
     bias: Tensor | None = None,
@@ -24,13 +26,15 @@ def attention_kl(
 
     Summed over keys and heads, averaged over batch and query rows. Only the gradients of query and
     key are kept for backward, not the maps: the gradient of a row's KL with respect to its logits
-    is (softmax - target), so both are known as soon as the loss is. Float32 inside whatever
-    autocast says; differentiable once.
+    is (softmax - target), so both are known as soon as the loss is. The batch is taken in chunks
+    that bound all temporary maps. Float32 inside whatever autocast says; differentiable once.
 
     Args:
         query: (B, H, N, D), the student's.
         key: (B, H, N, D), the student's.
-        target: (B, H, N, N), a constant; rows sum to 1. Zeros cost nothing (0 log 0 = 0).
+        target: (B, H, N, N), a constant; rows sum to 1. Zeros cost nothing (0 log 0 = 0). Or a
+            function from a slice of the batch to that part of it, called once a chunk, so that
+            the whole need never exist.
         scale: Factor on the dot products, usually D^-0.5.
         temperature: T_a. There is no factor T_a^2.
         bias: A constant, additive, broadcastable to (B, H, N, N).
@@ -41,16 +45,18 @@ def attention_kl(
     Raises:
         ValueError: If shapes differ, or if target or bias asks for a gradient.
     """
-    B, H, N, _ = query.shape
-    if key.shape != query.shape or target.shape != (B, H, N, N):
-        raise ValueError(
-            f'target {tuple(target.shape)} and key {tuple(key.shape)} do not fit query '
-            f'{tuple(query.shape)}: expected {(B, H, N, N)} and {tuple(query.shape)}'
-        )
-    for name, constant in (('target', target), ('bias', bias)):
-        if constant is not None and constant.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f'{name} is a constant of attention_kl: detach it')
+    if key.shape != query.shape:
+        raise ValueError(f'key {tuple(key.shape)} does not fit query {tuple(query.shape)}')
+    if isinstance(target, Tensor):
+        _refuse_gradient('target', target)
+        maps, target = target, lambda chunk: maps[chunk]
+    _refuse_gradient('bias', bias)
     return _AttentionKL.apply(query, key, target, scale, temperature, bias)
+
+
+def _refuse_gradient(name: str, constant: Tensor | None) -> None:
+    if constant is not None and constant.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f'{name} is a constant of attention_kl: detach it')
 
 
 class _AttentionKL(torch.autograd.Function):
@@ -64,8 +70,13 @@ class _AttentionKL(torch.autograd.Function):
         with torch.autocast(query.device.type, enabled=False):
             for start in range(0, B, step):
                 chunk = slice(start, start + step)
-                q, k, t = widen(query[chunk]), widen(key[chunk]), target[chunk].to(dtype)
-                b = bias[chunk] if bias is not None and bias.dim() == 4 and len(bias) == B else bias
+                q, k, t = widen(query[chunk]), widen(key[chunk]), target(chunk).to(dtype)
+                if t.shape != (len(q), H, N, N):
+                    raise ValueError(
+                        f'target {tuple(t.shape)} does not fit query {tuple(q.shape)}: expected '
+                        f'{(len(q), H, N, N)}'
+                    )
+                b = batch_slice(bias, B, chunk)
                 log_p = attention_logits(q, k, scale, temperature, b).log_softmax(-1)
                 # where, not xlogy: a masked key has t = 0 and log p = -inf.
                 total += torch.where(t > 0, t * (t.log() - log_p), 0).sum()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import attention_kl, attention_maps, squeeze_heads
+from shd_vit.functional import attention_kl, attention_maps, batch_slice, squeeze_heads
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
 from shd_vit.taps import Anatomy, AttentionTap
 
@@ -79,13 +78,17 @@ class SHDLoss(DistillationLoss):
                 f'student layer {s} sees {tokens_s} tokens, teacher layer {t} sees {tokens_t}: '
                 'SHDLoss needs equal token counts (image size, patch size, prefix tokens)'
             )
-        with torch.no_grad():
+
+        def squeezed(chunk: slice) -> Tensor:
+            bias = batch_slice(teacher.bias, len(teacher.q), chunk)
             maps = attention_maps(
-                teacher.q, teacher.k, teacher.scale, self.temperature, teacher.bias
+                teacher.q[chunk], teacher.k[chunk], teacher.scale, self.temperature, bias
             )
-            target = squeeze_heads(maps, teacher.v, teacher.out_proj, student.q.shape[1]).maps
+            heads = student.q.shape[1]
+            return squeeze_heads(maps, teacher.v[chunk], teacher.out_proj, heads).maps
+
         return attention_kl(
-            student.q, student.k, target, student.scale, self.temperature, student.bias
+            student.q, student.k, squeezed, student.scale, self.temperature, student.bias
         )
 
     def extra_repr(self) -> str:
