@@ -32,7 +32,8 @@ def attention_maps(
         (B, H, N, N); every row is a distribution over the keys.
     """
     with torch.autocast(query.device.type, enabled=False):
-        return attention_logits(widen(query), widen(key), scale, temperature, bias).softmax(-1)
+        query, key = widen(query).contiguous(), widen(key).contiguous()
+        return attention_logits(query, key, scale, temperature, bias).softmax(-1)
 
 
 def attention_logits(

@@ -10,8 +10,9 @@ from torch.autograd.function import once_differentiable
 
 from shd_vit.functional.attention import attention_logits, batch_slice, widen
 
-# Elements of a temporary (chunk, H, N, N) map: 16 MiB in float32, whatever the batch size.
-CHUNK_ELEMENTS = 2**22
+# Elements of a temporary (chunk, H, N, N) map, whatever the batch size: 4 MiB in float32, so that
+# the few maps in flight stay in the last-level cache of a CPU.
+CHUNK_ELEMENTS = 2**20
 
 
 def attention_kl(
@@ -64,13 +65,15 @@ class _AttentionKL(torch.autograd.Function):
     def forward(ctx, query, key, target, scale, temperature, bias):
         B, H, N, _ = query.shape
         dtype = torch.promote_types(query.dtype, torch.float32)
+        limits = torch.finfo(dtype)
         total = torch.zeros((), dtype=dtype, device=query.device)
         grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
         step = max(1, CHUNK_ELEMENTS // (H * N * N))
         with torch.autocast(query.device.type, enabled=False):
             for start in range(0, B, step):
                 chunk = slice(start, start + step)
-                q, k, t = widen(query[chunk]), widen(key[chunk]), target(chunk).to(dtype)
+                q, k = (widen(x[chunk]).contiguous() for x in (query, key))
+                t = target(chunk).to(dtype)
                 if t.shape != (len(q), H, N, N):
                     raise ValueError(
                         f'target {tuple(t.shape)} does not fit query {tuple(q.shape)}: expected '
@@ -78,11 +81,12 @@ class _AttentionKL(torch.autograd.Function):
                     )
                 b = batch_slice(bias, B, chunk)
                 log_p = attention_logits(q, k, scale, temperature, b).log_softmax(-1)
-                # where, not xlogy: a masked key has t = 0 and log p = -inf.
-                total += torch.where(t > 0, t * (t.log() - log_p), 0).sum()
+                if b is not None:
+                    log_p.clamp_(min=limits.min)  # masked keys: 0 * -inf would be NaN
+                total += t.clamp(min=limits.tiny).log_().sub_(log_p).mul_(t).sum()
                 residual = log_p.exp_().sub_(t)
-                grad_query[chunk] = residual @ k * (scale / temperature)
-                grad_key[chunk] = residual.transpose(-2, -1) @ q * (scale / temperature)
+                grad_query[chunk] = residual @ (k * (scale / temperature))
+                grad_key[chunk] = residual.transpose(-2, -1) @ (q * (scale / temperature))
         ctx.save_for_backward(grad_query, grad_key)
         # Applied in backward, after the loss scale: stored fp16 gradients must not underflow.
         ctx.rows = B * N

@@ -70,10 +70,11 @@ def squeeze_heads(maps: Tensor, value: Tensor, out_proj: Tensor, num_heads: int)
             merges = min(heads // 2, heads - num_heads)
             paired = 2 * merges
             first, second = maps[:, 0:paired:2], maps[:, 1:paired:2]
-            raw = _merge_weights(first - second, value, out_proj, edges[: paired + 1])
+            delta = first - second
+            raw = _merge_weights(delta, value, out_proj, edges[: paired + 1])
             alpha = raw.clamp(0, 1)
-            merged = torch.lerp(second, first, alpha[..., None, None])
-            maps = torch.cat([merged, maps[:, paired:]], dim=1)
+            merged = torch.addcmul(second, delta, alpha[..., None, None])
+            maps = torch.cat([merged, maps[:, paired:]], dim=1) if paired < heads else merged
             edges = edges[0:paired:2] + edges[paired:]
             alphas.append(alpha)
             raw_alphas.append(raw)

@@ -1,11 +1,17 @@
+import importlib
+
 import pytest
 import references
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from shd_vit.errors import ConfigError
 from shd_vit.losses import ModelOutput, SHDLoss, uniform_pairs
 from shd_vit.taps import AttentionTap
+
+kl_module = importlib.import_module('shd_vit.functional.attention_kl')
 
 
 class Model:
@@ -40,7 +46,9 @@ def test_layer_pairs_of_the_paper():
 
 
 @pytest.mark.parametrize('temperature', [1.0, 2.5])
-def test_equals_eq_11_with_alpha_from_softened_maps(temperature):
+@pytest.mark.parametrize('chunk_elements', [1, 2**20])
+def test_equals_eq_11_with_alpha_from_softened_maps(temperature, chunk_elements, monkeypatch):
+    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', chunk_elements)
     loss = SHDLoss(beta=0.7, temperature=temperature)
     loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))
     student, teacher = outputs()
@@ -74,6 +82,41 @@ def test_explicit_layers_are_read_and_only_those():
     loss(student, teacher, None).backward()
     assert student.attention[1].q.grad is None
     assert student.attention[2].q.grad is not None
+
+
+def test_temporary_maps_do_not_grow_with_the_batch(monkeypatch):
+    """One sample a chunk: no map of more than one sample is ever made."""
+    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', 1)
+    sizes = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))
+            return out
+
+    loss = SHDLoss()
+    loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
+    taps = [ModelOutput(torch.zeros(8, 3), {1: tap(B=8, H=h, N=32)}, {}) for h in (2, 4)]
+    with Watch():
+        loss(*taps, None).backward()
+    assert max(sizes) == 4 * 32 * 32  # the teacher's four maps of one sample
+
+
+@pytest.mark.parametrize('chunk_elements', [1, 2**20])
+def test_bias_of_the_batch_is_taken_apart_with_it(chunk_elements, monkeypatch):
+    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', chunk_elements)
+    loss = SHDLoss()
+    loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
+    student, teacher = outputs(depth=1)
+    bias_s, bias_t = (torch.randn(2, h, 5, 5, dtype=torch.float64) for h in (2, 4))
+    s, t = student.attention[1]._replace(bias=bias_s), teacher.attention[1]._replace(bias=bias_t)
+    value = loss(
+        *(ModelOutput(o.logits, {1: tap}, {}) for o, tap in ((student, s), (teacher, t))), None
+    )
+    maps = references.softmax_maps(t.q, t.k, t.scale, bias=bias_t)
+    target, _ = references.squeeze_heads(maps, t.v, t.out_proj, 2)
+    assert_close(value, references.attention_kl(s.q, s.k, target, s.scale, bias=bias_s))
 
 
 def test_masked_keys_have_no_weight_on_either_side():
