@@ -128,11 +128,7 @@ class ViTDistiller(BaseModel):
             inputs: (B, 3, h, w), normalised for the student.
             data_samples: With labels, or scores where images were mixed.
         """
-        with self.student_bank.record():
-            logits = self.student(inputs, mode='tensor')
-        attention, tokens = self.student_bank.collect()
-        attention = dict(zip(self.student_bank.layers, attention, strict=True))
-        student = ModelOutput(logits, attention, tokens)
+        student = ModelOutput.of(self.student, self.student_bank, inputs)
         teacher = self._teacher(inputs)
         if 'gt_score' in data_samples[0]:
             target = torch.stack([sample.gt_score for sample in data_samples])
@@ -141,7 +137,7 @@ class ViTDistiller(BaseModel):
 
         # The student's own loss, from the logits at hand: ImageClassifier keeps it in its head.
         owner = getattr(self.student, 'head', self.student)
-        losses = owner._get_loss(logits, data_samples)
+        losses = owner._get_loss(student.logits, data_samples)
         losses['loss_cls'] = losses.pop('loss')
         for name, loss in self.losses.items():
             losses[f'loss_{name}'] = loss(student, teacher, target)

@@ -26,9 +26,7 @@ def summary(distiller: ViTDistiller) -> str:
         table.add_row(role, *_model_row(model))
     table.add_section()
     for name, loss in distiller.losses.items():
-        parameters = _count(loss)
-        row = (f'loss_{name}', type(loss).__name__, parameters)
-        table.add_row(*row)
+        table.add_row(f'loss_{name}', type(loss).__name__, _count(loss))
         table.add_row('', f'[dim]{loss.extra_repr()}[/dim]')
     console = Console(width=100, color_system=None)
     with console.capture() as captured:

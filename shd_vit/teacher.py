@@ -41,10 +41,7 @@ class FrozenTeacher:
         if self.renormalise is not None:
             factor, offset = (t.to(images.device, images.dtype) for t in self.renormalise)
             images = images * factor + offset
-        with self.bank.record():
-            logits = self.model(images)
-        attention, tokens = self.bank.collect()
-        return ModelOutput(logits, dict(zip(self.bank.layers, attention, strict=True)), tokens)
+        return ModelOutput.of(self.model, self.bank, images)
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacher:
         return self

@@ -78,7 +78,7 @@ def safe_load(filename: str, map_location: Any = 'cpu') -> dict:
         raise CheckpointError(f'checkpoint {filename!r} is damaged: {reason}') from None
 
 
-def load_weights(model: nn.Module, filename: str, map_location: Any = 'cpu') -> None:
+def load_weights(model: nn.Module, filename: str) -> None:
     """Load the weights that a model starts from. Weights that it has no use for are only logged.
 
     A distiller's checkpoint fits a plain classifier (its student's weights are taken), and a plain
@@ -87,7 +87,7 @@ def load_weights(model: nn.Module, filename: str, map_location: Any = 'cpu') -> 
     Raises:
         CheckpointError: If a weight of the model is missing, or a shape differs.
     """
-    insert_weights(model, safe_load(filename, map_location), filename, allow=('unexpected',))
+    insert_weights(model, safe_load(filename), filename, allow=('unexpected',))
 
 
 def insert_weights(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from shd_vit.taps import Anatomy, AttentionTap, TokenTap
+from shd_vit.taps import Anatomy, AttentionTap, TapBank, TokenTap
 
 
 class Needs(NamedTuple):
@@ -33,6 +33,14 @@ class ModelOutput(NamedTuple):
     logits: Tensor
     attention: dict[int, AttentionTap]
     tokens: dict[int | str, TokenTap]
+
+    @classmethod
+    def of(cls, model: nn.Module, bank: TapBank, images: Tensor) -> ModelOutput:
+        """Run a classifier on images (B, C, h, w) with its bank recording."""
+        with bank.record():
+            logits = model(images)
+        attention, tokens = bank.collect()
+        return cls(logits, dict(zip(bank.layers, attention, strict=True)), tokens)
 
 
 class DistillationLoss(nn.Module):
