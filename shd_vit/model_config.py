@@ -70,9 +70,12 @@ def plain_classifier(cfg: Config) -> Config:
         return cfg
     cfg = copy.deepcopy(cfg)
     student = read_model_config(cfg.model.student, 'model.student')
-    own = cfg.model.get('data_preprocessor') or student.data_preprocessor
-    if own and not cfg.get('data_preprocessor'):
-        cfg.data_preprocessor = own
+    # The order in which the runner and ViTDistiller look for it.
+    cfg.data_preprocessor = (
+        cfg.model.get('data_preprocessor')
+        or cfg.get('data_preprocessor')
+        or student.data_preprocessor
+    )
     cfg.model = student.model
     return cfg
 
