@@ -2,6 +2,8 @@ import os
 
 # One thread a process: the models are tiny and pytest runs a worker a core.
 os.environ['OMP_NUM_THREADS'] = '1'
+# Compiling takes longer than what it would speed up here. Tests of it switch it on.
+os.environ['TORCHDYNAMO_DISABLE'] = '1'
 
 import pytest
 import torch

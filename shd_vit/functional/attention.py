@@ -26,24 +26,60 @@ def attention_maps(
         key: (B, H, N, D).
         scale: Factor on the dot products, usually D^-0.5.
         temperature: T_a, above 0; values above 1 flatten the maps.
-        bias: Additive mask or position bias, broadcastable to (B, H, N, N).
+        bias: Additive mask (-inf) or position bias, broadcastable to (B, H, N, N).
 
     Returns:
-        (B, H, N, N); every row is a distribution over the keys.
+        (B, H, N, N). Every row is a distribution over the keys, or 0 where it does not count
+        (:func:`counted_rows`).
     """
+    factor = softmax_factor(scale, temperature)
     with torch.autocast(query.device.type, enabled=False):
-        query, key = widen(query).contiguous(), widen(key).contiguous()
-        return attention_logits(query, key, scale, temperature, bias).softmax(-1)
+        if bias is None:
+            return attention_logits(query, key, factor).softmax(-1)
+        logits = attention_logits(query, key, factor, bias / temperature)
+        return logits.softmax(-1).masked_fill(~counted_rows(bias)[..., None], 0)
 
 
 def attention_logits(
-    query: Tensor, key: Tensor, scale: float, temperature: float, bias: Tensor | None
+    query: Tensor, key: Tensor, factor: float, bias: Tensor | None = None
 ) -> Tensor:
-    """The argument of the softmax, (B, H, N, N), in the dtype of ``query``."""
+    """``Q K^T * factor + bias``, (B, H, N, N), in float32 at least."""
+    query, key = query.contiguous(), key.contiguous()  # products of strided batches are slow
+    # Rounded to half precision, a scaled query would move the logits.
+    if query.dtype.itemsize == 2:
+        logits = product(query, key.mT).mul_(factor)
+    else:
+        logits = product(query * factor, key.mT)
+    return logits if bias is None else logits.add_(bias)
+
+
+def softmax_factor(scale: float, temperature: float) -> float:
+    """``scale / T_a``, for a T_a above 0."""
     if not temperature > 0:
         raise ValueError(f'temperature={temperature} must be above 0')
-    logits = (query * (scale / temperature)) @ key.transpose(-2, -1)
-    return logits if bias is None else logits + bias.to(logits.dtype) / temperature
+    return scale / temperature
+
+
+def counted_rows(bias: Tensor) -> Tensor:
+    """Which query rows have a part in losses: bool, (..., N or 1) for a bias (..., N or 1, N).
+
+    Not those that see no key, and not those of padding: tokens whose own key no query sees.
+    """
+    visible = torch.atleast_2d(bias) > float('-inf')
+    return visible.any(-1) & visible.any(-2)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right`` of 4-d batches, summed and returned in float32 (or float64).
+
+    If ``right`` is in half precision, ``left`` is rounded to it: tensor cores multiply such
+    operands exactly.
+    """
+    left = left.to(right.dtype)
+    if right.is_cuda and right.dtype.itemsize == 2:
+        flat = torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=torch.float32)
+        return flat.unflatten(0, left.shape[:2])
+    return widen(left) @ widen(right)
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -52,5 +88,12 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def batch_slice(bias: Tensor | None, batch: int, chunk: slice) -> Tensor | None:
-    """The part of a bias (broadcastable to (batch, H, N, N)) for a slice of the batch."""
-    return bias[chunk] if bias is not None and bias.dim() == 4 and len(bias) == batch else bias
+    """The part of a bias for a slice of the batch.
+
+    A bias (W, H, N, N) of a batch of B = B' W windows, image by image, repeats every W.
+    """
+    if bias is None or bias.dim() < 4 or len(bias) == 1:
+        return bias
+    if len(bias) == batch:
+        return bias[chunk]
+    return bias[torch.arange(*chunk.indices(batch), device=bias.device) % len(bias)]

@@ -8,11 +8,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shd_vit.functional.attention import attention_logits, batch_slice, widen
+from shd_vit.functional.attention import (
+    attention_logits,
+    batch_slice,
+    counted_rows,
+    product,
+    softmax_factor,
+    widen,
+)
+from shd_vit.functional.compiler import choose
 
-# Elements of a temporary (chunk, H, N, N) map, whatever the batch size: 4 MiB in float32, so that
-# the few maps in flight stay in the last-level cache of a CPU.
-CHUNK_ELEMENTS = 2**20
+# Elements of a temporary (chunk, H, N, N) map, whatever the batch size. On a CPU 2 MiB in float32,
+# so that the few maps in flight stay in cache; elsewhere 128 MiB, so that launches are few.
+CHUNK_ELEMENTS = {'cpu': 2**19, 'default': 2**25}
 
 
 def attention_kl(
@@ -22,13 +30,14 @@ def attention_kl(
     scale: float,
     temperature: float = 1.0,
     bias: Tensor | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """KL(target || softmax((Q K^T * scale + bias) / T_a)), the L_KL of Eq. 11.
 
     Summed over keys and heads, averaged over batch and query rows. Only the gradients of query and
     key are kept for backward, not the maps: the gradient of a row's KL with respect to its logits
     is (softmax - target), so both are known as soon as the loss is. The batch is taken in chunks
-    that bound all temporary maps. Float32 inside whatever autocast says; differentiable once.
+    that bound all temporary maps. Sums are in float32 whatever autocast says; differentiable once.
 
     Args:
         query: (B, H, N, D), the student's.
@@ -38,62 +47,103 @@ def attention_kl(
             the whole need never exist.
         scale: Factor on the dot products, usually D^-0.5.
         temperature: T_a. There is no factor T_a^2.
-        bias: A constant, additive, broadcastable to (B, H, N, N).
+        bias: Additive, broadcastable to (B, H, N, N), or (W, H, N, N) for a batch of B = B' W
+            windows. A key at -inf has weight 0; rows that do not count (:func:`counted_rows`) have
+            no part in the mean. May ask for a gradient.
+        compiled: Run what is done to a chunk through :func:`torch.compile`.
 
     Returns:
         Scalar in float32 (float64 for float64 input).
 
     Raises:
-        ValueError: If shapes differ, or if target or bias asks for a gradient.
+        ValueError: If shapes differ, or if target asks for a gradient.
     """
     if key.shape != query.shape:
         raise ValueError(f'key {tuple(key.shape)} does not fit query {tuple(query.shape)}')
     if isinstance(target, Tensor):
-        _refuse_gradient('target', target)
+        if target.requires_grad and torch.is_grad_enabled():
+            raise ValueError('target is a constant of attention_kl: detach it')
         maps, target = target, lambda chunk: maps[chunk]
-    _refuse_gradient('bias', bias)
-    return _AttentionKL.apply(query, key, target, scale, temperature, bias)
+    factor = softmax_factor(scale, temperature)
+    if bias is not None:
+        bias = torch.atleast_2d(bias) / temperature
+    return _AttentionKL.apply(query, key, bias, target, factor, choose(_chunk_kl, compiled))
 
 
-def _refuse_gradient(name: str, constant: Tensor | None) -> None:
-    if constant is not None and constant.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f'{name} is a constant of attention_kl: detach it')
+def _chunk_kl(
+    query: Tensor, key: Tensor, target: Tensor, factor: float, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum of the KL over all counted rows, its gradients of query and key, and of the logits."""
+    query, key = query.contiguous(), key.contiguous()
+    log_p = attention_logits(query, key, factor, bias).log_softmax(-1)
+    target = target.to(log_p.dtype)
+    if bias is not None:
+        ignored = ~counted_rows(bias)[..., None]
+        target = target.masked_fill(ignored, 0)
+        # Masked keys are -inf, and 0 * -inf would be NaN; rows without any key are NaN.
+        log_p = log_p.masked_fill(ignored, 0).clamp(min=torch.finfo(log_p.dtype).min)
+    log_ratio = target.clamp(min=torch.finfo(log_p.dtype).tiny).log_().sub_(log_p)
+    loss = log_ratio.mul_(target).sum()
+    residual = log_p.exp_().sub_(target)
+    if bias is not None:
+        residual.masked_fill_(ignored, 0)
+    grad_query = product(residual, key).mul_(factor)
+    grad_key = product(residual.mT, query).mul_(factor)
+    return loss, grad_query, grad_key, residual
 
 
 class _AttentionKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, target, scale, temperature, bias):
+    def forward(ctx, query, key, bias, target, factor, core):
         B, H, N, _ = query.shape
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        limits = torch.finfo(dtype)
-        total = torch.zeros((), dtype=dtype, device=query.device)
+        total = torch.zeros(
+            (), dtype=torch.promote_types(query.dtype, torch.float32), device=query.device
+        )
         grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
-        step = max(1, CHUNK_ELEMENTS // (H * N * N))
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         with torch.autocast(query.device.type, enabled=False):
-            for start in range(0, B, step):
-                chunk = slice(start, start + step)
-                q, k = (widen(x[chunk]).contiguous() for x in (query, key))
-                t = target(chunk).to(dtype)
+            for chunk in batch_chunks(query):
+                q, k, t, b = query[chunk], key[chunk], target(chunk), batch_slice(bias, B, chunk)
                 if t.shape != (len(q), H, N, N):
                     raise ValueError(
                         f'target {tuple(t.shape)} does not fit query {tuple(q.shape)}: expected '
                         f'{(len(q), H, N, N)}'
                     )
-                b = batch_slice(bias, B, chunk)
-                log_p = attention_logits(q, k, scale, temperature, b).log_softmax(-1)
-                if b is not None:
-                    log_p.clamp_(min=limits.min)  # masked keys: 0 * -inf would be NaN
-                total += t.clamp(min=limits.tiny).log_().sub_(log_p).mul_(t).sum()
-                residual = log_p.exp_().sub_(t)
-                grad_query[chunk] = residual @ (k * (scale / temperature))
-                grad_key[chunk] = residual.transpose(-2, -1) @ (q * (scale / temperature))
-        ctx.save_for_backward(grad_query, grad_key)
+                loss, grad_query[chunk], grad_key[chunk], residual = core(q, k, t, factor, b)
+                total += loss
+                if grad_bias is not None:
+                    _add_to_bias(grad_bias, residual, B, chunk)
+        ctx.save_for_backward(grad_query, grad_key, grad_bias)
         # Applied in backward, after the loss scale: stored fp16 gradients must not underflow.
-        ctx.rows = B * N
+        ctx.rows = B * N if bias is None else _num_rows(bias, B * N)
         return total / ctx.rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_loss):
-        grads = ((widen(g) * (grad_loss / ctx.rows)).to(g.dtype) for g in ctx.saved_tensors)
-        return *grads, None, None, None, None
+        factor = grad_loss / ctx.rows
+        grads = (None if g is None else (widen(g) * factor).to(g.dtype) for g in ctx.saved_tensors)
+        return *grads, None, None, None
+
+
+def _add_to_bias(grad: Tensor, residual: Tensor, batch: int, chunk: slice) -> None:
+    """Add gradients of the logits (chunk, H, N, N) to the gradient of a bias."""
+    if grad.dim() < 4 or len(grad) == 1:
+        grad += residual.sum_to_size(grad.shape)
+    else:
+        index = torch.arange(*chunk.indices(batch), device=grad.device) % len(grad)
+        grad.index_add_(0, index, residual.sum_to_size(len(index), *grad.shape[1:]).to(grad.dtype))
+
+
+def _num_rows(bias: Tensor, rows: int) -> Tensor:
+    """How many of ``rows`` rows count."""
+    return (rows * counted_rows(bias).double().mean()).clamp(min=1)
+
+
+def batch_chunks(query: Tensor) -> list[slice]:
+    """Slices of the batch, as even as can be, that keep to CHUNK_ELEMENTS (or hold one sample)."""
+    B, H, N, _ = query.shape
+    limit = CHUNK_ELEMENTS.get(query.device.type, CHUNK_ELEMENTS['default'])
+    chunks = -(-B // max(1, limit // (H * N * N)))
+    size = max(1, -(-B // max(1, chunks)))
+    return [slice(start, start + size) for start in range(0, B, size)]

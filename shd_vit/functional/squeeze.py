@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from shd_vit.functional.attention import widen
+from shd_vit.functional.attention import product, widen
 
 
 class SqueezedHeads(NamedTuple):
@@ -24,7 +25,9 @@ class SqueezedHeads(NamedTuple):
     raw_alphas: tuple[Tensor, ...]
 
 
-def squeeze_heads(maps: Tensor, value: Tensor, out_proj: Tensor, num_heads: int) -> SqueezedHeads:
+def squeeze_heads(
+    maps: Tensor, value: Tensor, out_proj: Tensor, num_heads: int, gram: Tensor | None = None
+) -> SqueezedHeads:
     """Merge the maps of Ht heads into ``num_heads`` (Eqs. 5 to 9, progressive merging).
 
     Heads 1 and 2 become ``a A_1 + (1 - a) A_2``. With X_i = V_i W_i^O, S = X_1 + X_2 and
@@ -40,10 +43,11 @@ def squeeze_heads(maps: Tensor, value: Tensor, out_proj: Tensor, num_heads: int)
     product U = Delta [V_1 | V_2] and the Gram matrices of U and of the two W^O slices.
 
     Args:
-        maps: (B, Ht, N, N), rows sum to 1.
+        maps: (B, Ht, N, N), rows sum to 1; rows of 0 have no part in the weights.
         value: (B, Ht, N, D), the values those maps weigh.
         out_proj: (E, Ht * D), weight of the output projection (without its bias).
         num_heads: Heads to leave, from 1 to Ht.
+        gram: :func:`gram_matrix` of ``out_proj``, if it is at hand.
 
     Returns:
         Maps in float32 at least, with the weights of each pass.
@@ -60,42 +64,60 @@ def squeeze_heads(maps: Tensor, value: Tensor, out_proj: Tensor, num_heads: int)
             f'value {tuple(value.shape)}: expected {(B, Ht, N, N)} and (E, {Ht * D})'
         )
     with torch.autocast(value.device.type, enabled=False):
-        maps, out_proj = widen(maps), widen(out_proj)
-        # Merging only ever joins neighbours, so a merged head owns a run of columns in both.
-        value = widen(value).transpose(1, 2).reshape(B, N, Ht * D)
-        edges = [head * D for head in range(Ht + 1)]
+        maps = widen(maps)
+        # Merging only ever joins neighbours, so a merged head owns a run of columns.
+        value = value.transpose(1, 2).reshape(B, N, Ht * D)
+        if gram is None and num_heads < Ht:
+            gram = gram_matrix(out_proj)
+        widths = [D] * Ht
         alphas, raw_alphas = [], []
-        while len(edges) - 1 > num_heads:
-            heads = len(edges) - 1
-            merges = min(heads // 2, heads - num_heads)
+        while len(widths) > num_heads:
+            merges = min(len(widths) // 2, len(widths) - num_heads)
             paired = 2 * merges
             first, second = maps[:, 0:paired:2], maps[:, 1:paired:2]
             delta = first - second
-            raw = _merge_weights(delta, value, out_proj, edges[: paired + 1])
+            raw = _merge_weights(delta, value, gram, widths[:paired])
             alpha = raw.clamp(0, 1)
             merged = torch.addcmul(second, delta, alpha[..., None, None])
-            maps = torch.cat([merged, maps[:, paired:]], dim=1) if paired < heads else merged
-            edges = edges[0:paired:2] + edges[paired:]
+            rest = maps[:, paired:]
+            maps = torch.cat([merged, rest], dim=1) if rest.shape[1] else merged
+            widths = [sum(widths[i : i + 2]) for i in range(0, paired, 2)] + widths[paired:]
             alphas.append(alpha)
             raw_alphas.append(raw)
     return SqueezedHeads(maps, tuple(alphas), tuple(raw_alphas))
 
 
-def _merge_weights(delta: Tensor, value: Tensor, out_proj: Tensor, edges: list[int]) -> Tensor:
+def gram_matrix(out_proj: Tensor) -> Tensor:
+    """``W^T W`` of the output projection (E, Ht * D): (Ht * D, Ht * D) in float32 at least."""
+    with torch.autocast(out_proj.device.type, enabled=False):
+        weight = widen(out_proj)
+        return weight.T @ weight
+
+
+def _merge_weights(delta: Tensor, value: Tensor, gram: Tensor, widths: list[int]) -> Tensor:
     """Unclamped weights (B, merges) of the first heads of neighbouring pairs.
 
-    ``delta`` is (B, merges, N, N). Pair i owns columns ``edges[2i]:edges[2i+2]`` of ``value``
-    (B, N, Ht * D) and of ``out_proj`` (E, Ht * D), its first head those before ``edges[2i+1]``.
+    ``delta`` is (B, merges, N, N). Heads own columns of ``value`` (B, N, Ht * D), and rows and
+    columns of ``gram``, of the given ``widths``.
     """
-    weights = []
-    for pair in range(delta.shape[1]):
-        start, middle, end = edges[2 * pair : 2 * pair + 3]
-        u = delta[:, pair] @ value[..., start:end]
-        w = out_proj[:, start:end]
+    weights, start, pair = [], 0, 0
+    # Pairs of equal widths go together.
+    for (left, right), run in groupby(zip(widths[0::2], widths[1::2], strict=True)):
+        pairs, width = len(list(run)), left + right
+        columns = slice(start, start + pairs * width)
+        u = product(
+            delta[:, pair : pair + pairs],
+            value[..., columns].unflatten(-1, (pairs, width)).transpose(1, 2),
+        )
+        if value.dtype.itemsize == 2:
+            u = u.bfloat16()  # has the range of float32
+        blocks = gram[columns, columns].view(pairs, width, pairs, width)
+        blocks = blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
         # <Delta X_i, Delta X_j> summed over columns is <U_i^T U_j, W_i^T W_j>.
-        inner = (u.transpose(-2, -1) @ u) * (w.T @ w)
+        inner = product(u.mT, u) * blocks
         norm = inner.sum((-2, -1))
-        toward_first = inner[:, : middle - start].sum((-2, -1))
+        toward_first = inner[..., :left, :].sum((-2, -1))
         # Equal heads: every weight gives the same map.
         weights.append(torch.where(norm > 0, toward_first / norm, 0.5))
-    return torch.stack(weights, dim=1)
+        start, pair = columns.stop, pair + pairs
+    return torch.cat(weights, dim=1)

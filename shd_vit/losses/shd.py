@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import attention_kl, attention_maps, batch_slice, squeeze_heads
+from shd_vit.functional import attention_kl, attention_maps, gram_matrix, squeeze_heads
+from shd_vit.functional.attention import batch_slice
+from shd_vit.functional.compiler import choose, compiler_error
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
 from shd_vit.taps import Anatomy, AttentionTap
 
@@ -24,6 +27,8 @@ class SHDLoss(DistillationLoss):
             computed from the softened maps as well.
         layers: 'uniform': student layer l of L_s learns from teacher layer ceil(l L_t / L_s), so
             that last learns from last. Or a list of (student, teacher) layers, counted from 1.
+        compile: Run the maths through torch.compile. None does where a compiler is found; it
+            takes about half a minute once and saves passes over the maps.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class SHDLoss(DistillationLoss):
         beta: float = 1.0,
         temperature: float = 1.0,
         layers: str | Sequence[tuple[int, int]] = 'uniform',
+        compile: bool | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -44,6 +50,7 @@ class SHDLoss(DistillationLoss):
         self.beta = beta
         self.temperature = temperature
         self.layers = layers
+        self.compile = compile
         self.pairs: list[tuple[int, int]] = []
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
@@ -79,21 +86,51 @@ class SHDLoss(DistillationLoss):
                 'SHDLoss needs equal token counts (image size, patch size, prefix tokens)'
             )
 
+        compiled = self._is_compiled(student.q.device.type)
+        squeeze = choose(_squeezed_maps, compiled)
+        gram = gram_matrix(teacher.out_proj)
+
         def squeezed(chunk: slice) -> Tensor:
             bias = batch_slice(teacher.bias, len(teacher.q), chunk)
-            maps = attention_maps(
-                teacher.q[chunk], teacher.k[chunk], teacher.scale, self.temperature, bias
+            part = teacher._replace(
+                q=teacher.q[chunk], k=teacher.k[chunk], v=teacher.v[chunk], bias=bias
             )
-            heads = student.q.shape[1]
-            return squeeze_heads(maps, teacher.v[chunk], teacher.out_proj, heads).maps
+            return squeeze(part, self.temperature, student.q.shape[1], gram)
 
         return attention_kl(
-            student.q, student.k, squeezed, student.scale, self.temperature, student.bias
+            student.q,
+            student.k,
+            squeezed,
+            student.scale,
+            self.temperature,
+            student.bias,
+            compiled=compiled,
         )
+
+    def _is_compiled(self, device_type: str) -> bool:
+        """Whether to compile, found out and logged at the first batch."""
+        if self.compile is None:
+            error = compiler_error(device_type)
+            self.compile = error is None
+            if error:
+                logging.getLogger(__name__).warning('SHDLoss runs without torch.compile: %s', error)
+        return self.compile
 
     def extra_repr(self) -> str:
         pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
-        return f'beta={self.beta}, temperature={self.temperature}, layers: {pairs}'
+        compile = {None: 'if it works', True: 'yes', False: 'no'}[self.compile]
+        return (
+            f'beta={self.beta}, temperature={self.temperature}, torch.compile: {compile}, '
+            f'layers: {pairs}'
+        )
+
+
+def _squeezed_maps(
+    teacher: AttentionTap, temperature: float, num_heads: int, gram: Tensor
+) -> Tensor:
+    """The teacher's maps merged into ``num_heads``."""
+    maps = attention_maps(teacher.q, teacher.k, teacher.scale, temperature, teacher.bias)
+    return squeeze_heads(maps, teacher.v, teacher.out_proj, num_heads, gram).maps
 
 
 def uniform_pairs(student_depth: int, teacher_depth: int) -> list[tuple[int, int]]:

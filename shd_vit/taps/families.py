@@ -52,8 +52,9 @@ class TimmAttention(AttentionFamily):
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, N, 3 * H * D) to three views (B, H, N, D)."""
-    B, N, _ = qkv.shape
-    return qkv.view(B, N, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    # Unbound where they stand, so that their gradients are put together in one pass.
+    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(2)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from shd_vit.functional import attention_kl, attention_maps
+from shd_vit.functional import attention_kl, attention_maps, counted_rows
 
 kl_module = importlib.import_module('shd_vit.functional.attention_kl')
 
@@ -54,7 +54,7 @@ def test_temperature_must_be_positive():
 @pytest.mark.parametrize('chunk_elements', [1, 2 * 5 * 5 * 2, 2**22])
 def test_kl_and_gradients(temperature, chunk_elements, monkeypatch):
     """Loss against the loop, gradients against autograd, whatever the chunk."""
-    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', chunk_elements)
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     q, k, target = student()
     loss = attention_kl(q, k, target, 0.5, temperature)
     assert_close(loss, references.attention_kl(q, k, target, 0.5, temperature))
@@ -70,7 +70,7 @@ def test_kl_gradcheck():
 
 @pytest.mark.parametrize('shape', [(5, 5), (1, 1, 5, 5), (3, 1, 5, 5), (3, 2, 5, 5)])
 def test_kl_with_bias_of_any_broadcastable_shape(shape, monkeypatch):
-    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', 1)
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', 1)
     q, k, target = student()
     bias = torch.randn(shape, dtype=torch.float64)
     loss = attention_kl(q, k, target, 0.5, 2.0, bias)
@@ -79,19 +79,78 @@ def test_kl_with_bias_of_any_broadcastable_shape(shape, monkeypatch):
     assert_close(torch.autograd.grad(loss, (q, k)), expected)
 
 
-def test_masked_keys_cost_nothing():
+def test_padding_costs_nothing():
+    """Tokens 1 and 4, which no query sees, have no weight as keys and no part as queries."""
     q, k, target = student()
     mask = torch.zeros(5, dtype=torch.float64).index_fill(0, torch.tensor([1, 4]), float('-inf'))
     target = target.masked_fill(mask.isinf(), 0)
     target = target / target.sum(-1, keepdim=True)
     keep = [0, 2, 3]
     loss = attention_kl(q, k, target, 0.5, bias=mask)
-    grad_q, grad_k = torch.autograd.grad(loss, (q, k))
-    row_log_p = (q @ k[:, :, keep].transpose(-2, -1) * 0.5).log_softmax(-1)
-    t = target[..., keep]
-    assert_close(loss, (t * (t.log() - row_log_p)).sum() / 15)
-    assert grad_q.isfinite().all()
-    assert (grad_k[:, :, [1, 4]] == 0).all()
+    grads = torch.autograd.grad(loss, (q, k))
+    short = attention_kl(q[:, :, keep], k[:, :, keep], target[:, :, keep][..., keep], 0.5)
+    assert_close(loss, short)
+    for grad, expected in zip(grads, torch.autograd.grad(short, (q, k)), strict=True):
+        assert_close(grad, expected)
+        assert (grad[:, :, [1, 4]] == 0).all()
+
+
+def test_padding_of_each_sample_counts_for_itself(monkeypatch):
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', 1)
+    q, k, target = student()
+    lengths = (5, 3, 1)
+    mask = torch.zeros(3, 1, 1, 5, dtype=torch.float64)
+    for sample, length in enumerate(lengths):
+        mask[sample, ..., length:] = float('-inf')
+    target = target.masked_fill(mask.isinf(), 0)
+    target = target / target.sum(-1, keepdim=True)
+    total = 0.0
+    for b, n in enumerate(lengths):
+        part = slice(b, b + 1)
+        own = attention_kl(q[part, :, :n], k[part, :, :n], target[part, :, :n, :n], 0.5)
+        total = total + own * n
+    loss = attention_kl(q, k, target, 0.5, bias=mask)
+    assert_close(loss, total / sum(lengths))
+    assert_close(*(torch.autograd.grad(x, (q, k)) for x in (loss, total / sum(lengths))))
+
+
+def test_causal_rows_count_and_rows_without_keys_do_not():
+    causal = torch.zeros(5, 5).masked_fill(~torch.ones(5, 5).tril().bool(), float('-inf'))
+    assert counted_rows(causal).all()
+    left_padded = causal.clone()
+    left_padded[:, :2] = float('-inf')  # rows 0 and 1 see nothing at all
+    assert counted_rows(left_padded).tolist() == [False, False, True, True, True]
+    not_oneself = torch.zeros(5, 5).fill_diagonal_(float('-inf'))
+    assert counted_rows(not_oneself).all()
+    q, k, _ = student(dtype=torch.float32)
+    maps = attention_maps(q, k, 0.5, bias=left_padded)
+    assert (maps[:, :, :2] == 0).all()
+    expected = F.scaled_dot_product_attention(q, k, torch.eye(5).expand(3, 2, 5, 5), left_padded)
+    assert_close(maps[:, :, 2:], expected[:, :, 2:], atol=1e-3, rtol=1e-3)
+
+
+def test_gradient_of_a_learned_bias():
+    q, k, target = student(B=4)
+    for shape in [(5, 5), (1, 2, 5, 5), (4, 1, 5, 5), (4, 2, 5, 5)]:
+        bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        losses = (f(q, k, target, 0.5, 2.0, bias) for f in (attention_kl, plain_kl))
+        assert_close(*(torch.autograd.grad(loss, (q, k, bias)) for loss in losses))
+
+
+@pytest.mark.parametrize('chunk_elements', [1, 3 * 2 * 5 * 5, 2**20])
+def test_a_bias_of_windows_repeats_over_the_batch(chunk_elements, monkeypatch):
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
+    q, k, target = student(B=6)
+    bias = torch.randn(3, 2, 5, 5, dtype=torch.float64)
+    bias[1, :, :3, 3:] = bias[1, :, 3:, :3] = float('-inf')  # as in a shifted window
+    target = (target.log() + bias.repeat(2, 1, 1, 1)).softmax(-1)
+    bias.requires_grad_()
+    full = bias.repeat(2, 1, 1, 1).clamp(min=-1e300)
+    loss = attention_kl(q, k, target, 0.5, bias=bias)
+    expected = plain_kl(q, k, target, 0.5, bias=full)
+    assert_close(loss, expected)
+    grads, expected = (torch.autograd.grad(x, (q, k, bias)) for x in (loss, expected))
+    assert_close(grads, expected)
 
 
 def test_kl_is_zero_at_the_target_and_positive_elsewhere():
@@ -141,10 +200,8 @@ def test_second_derivatives_are_refused():
         grad.sum().backward()
 
 
-def test_constants_that_ask_for_gradients_and_wrong_shapes_are_refused():
+def test_targets_that_ask_for_gradients_and_wrong_shapes_are_refused():
     q, k, target = student()
-    with pytest.raises(ValueError, match='bias is a constant'):
-        attention_kl(q, k, target, 0.5, bias=torch.zeros(5, 5, requires_grad=True))
     with pytest.raises(ValueError, match='target is a constant'):
         attention_kl(q, k, target.requires_grad_(), 0.5)
     with pytest.raises(ValueError, match=r'target \(3, 1, 5, 5\)'):

@@ -48,7 +48,7 @@ def test_layer_pairs_of_the_paper():
 @pytest.mark.parametrize('temperature', [1.0, 2.5])
 @pytest.mark.parametrize('chunk_elements', [1, 2**20])
 def test_equals_eq_11_with_alpha_from_softened_maps(temperature, chunk_elements, monkeypatch):
-    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', chunk_elements)
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     loss = SHDLoss(beta=0.7, temperature=temperature)
     loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))
     student, teacher = outputs()
@@ -86,7 +86,7 @@ def test_explicit_layers_are_read_and_only_those():
 
 def test_temporary_maps_do_not_grow_with_the_batch(monkeypatch):
     """One sample a chunk: no map of more than one sample is ever made."""
-    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', 1)
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', 1)
     sizes = []
 
     class Watch(TorchDispatchMode):
@@ -105,7 +105,7 @@ def test_temporary_maps_do_not_grow_with_the_batch(monkeypatch):
 
 @pytest.mark.parametrize('chunk_elements', [1, 2**20])
 def test_bias_of_the_batch_is_taken_apart_with_it(chunk_elements, monkeypatch):
-    monkeypatch.setattr(kl_module, 'CHUNK_ELEMENTS', chunk_elements)
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     loss = SHDLoss()
     loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
     student, teacher = outputs(depth=1)
@@ -119,24 +119,31 @@ def test_bias_of_the_batch_is_taken_apart_with_it(chunk_elements, monkeypatch):
     assert_close(value, references.attention_kl(s.q, s.k, target, s.scale, bias=bias_s))
 
 
-def test_masked_keys_have_no_weight_on_either_side():
-    """-inf in both biases: the loss is that of the maps without those keys."""
+@pytest.mark.parametrize('padding', [slice(3, None), slice(0, 2)])
+@pytest.mark.parametrize('is_causal', [False, True])
+def test_padding_has_no_part_in_weights_maps_and_mean(padding, is_causal):
+    """-inf at padded keys in both biases: the loss is that of the sequences without padding."""
     loss = SHDLoss()
     loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
-    student, teacher = outputs(depth=1)
-    mask = torch.zeros(5, dtype=torch.float64)
-    mask[3:] = float('-inf')
-    masked = [
-        ModelOutput(o.logits, {1: o.attention[1]._replace(bias=mask)}, {})
-        for o in (student, teacher)
-    ]
-    value = loss(*masked, None)
-    s, t = student.attention[1], teacher.attention[1]
-    maps = (t.q @ t.k[:, :, :3].mT * t.scale).softmax(-1)
-    wide = torch.cat([maps, torch.zeros(2, 4, 5, 2, dtype=torch.float64)], -1)
-    target = references.squeeze_heads(wide, t.v, t.out_proj, 2)[0][..., :3]
-    log_p = (s.q @ s.k[:, :, :3].mT * s.scale).log_softmax(-1)
-    assert_close(value, (target * (target.log() - log_p)).sum() / 10)
+    outs = outputs(depth=1)
+    mask = torch.zeros(5, 5, dtype=torch.float64)
+    if is_causal:
+        mask.masked_fill_(~torch.ones(5, 5).tril().bool(), float('-inf'))
+    keep = [i for i in range(5) if i not in range(5)[padding]]
+    short_mask = mask[keep][:, keep]
+    mask[:, padding] = float('-inf')
+
+    def loss_of(bias, tokens):
+        def cut(tap):
+            q, k, v = (x[:, :, tokens] for x in tap[:3])
+            return tap._replace(q=q, k=k, v=v, bias=bias)
+
+        return loss(*(ModelOutput(o.logits, {1: cut(o.attention[1])}, {}) for o in outs), None)
+
+    padded, short = loss_of(mask, list(range(5))), loss_of(short_mask, keep)
+    assert_close(padded, short)
+    leaves = outs[0].attention[1][:2]
+    assert_close(*(torch.autograd.grad(x, leaves) for x in (padded, short)))
 
 
 @pytest.mark.parametrize(
