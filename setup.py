@@ -12,7 +12,13 @@ EXTRAS = {
     # mmpretrain needs one mmcv. Who has the full mmcv leaves this out: the two clash.
     'lite': ['mmcv-lite>=2.2.0'],
     'ffcv': ['ffcv>=1.0.2'],
-    'dev': ['pytest>=9.0', 'pytest-xdist>=3.8', 'ruff>=0.17'],
+    'dev': [
+        'hypothesis>=6.100',
+        'pytest>=9.0',
+        'pytest-xdist>=3.8',
+        'ruff>=0.17',
+        'transformers>=5.23',
+    ],
 }
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
 

@@ -37,20 +37,23 @@ def attention_maps(
         if bias is None:
             return attention_logits(query, key, factor).softmax(-1)
         logits = attention_logits(query, key, factor, bias / temperature)
-        return logits.softmax(-1).masked_fill(~counted_rows(bias)[..., None], 0)
+        return logits.softmax(-1).masked_fill(ignored_rows(bias), 0)
 
 
 def attention_logits(
     query: Tensor, key: Tensor, factor: float, bias: Tensor | None = None
 ) -> Tensor:
-    """``Q K^T * factor + bias``, (B, H, N, N), in float32 at least."""
+    """``Q K^T * factor + bias``, (B, H, N, N), in float32 at least; 0 in rows that do not count."""
     query, key = query.contiguous(), key.contiguous()  # products of strided batches are slow
     # Rounded to half precision, a scaled query would move the logits.
     if query.dtype.itemsize == 2:
         logits = product(query, key.mT).mul_(factor)
     else:
         logits = product(query * factor, key.mT)
-    return logits if bias is None else logits.add_(bias)
+    if bias is None:
+        return logits
+    # A row of -inf alone would be NaN after the softmax, and in its gradient.
+    return logits.add_(bias).masked_fill_(ignored_rows(bias), 0)
 
 
 def softmax_factor(scale: float, temperature: float) -> float:
@@ -67,6 +70,11 @@ def counted_rows(bias: Tensor) -> Tensor:
     """
     visible = torch.atleast_2d(bias) > float('-inf')
     return visible.any(-1) & visible.any(-2)
+
+
+def ignored_rows(bias: Tensor) -> Tensor:
+    """The rows that do not count, (..., N or 1, 1)."""
+    return ~counted_rows(bias)[..., None]
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from shd_vit.functional.attention import (
     attention_logits,
     batch_slice,
     counted_rows,
+    ignored_rows,
     product,
     softmax_factor,
     widen,
@@ -78,15 +79,14 @@ def _chunk_kl(
     log_p = attention_logits(query, key, factor, bias).log_softmax(-1)
     target = target.to(log_p.dtype)
     if bias is not None:
-        ignored = ~counted_rows(bias)[..., None]
-        target = target.masked_fill(ignored, 0)
-        # Masked keys are -inf, and 0 * -inf would be NaN; rows without any key are NaN.
-        log_p = log_p.masked_fill(ignored, 0).clamp(min=torch.finfo(log_p.dtype).min)
+        target = target.masked_fill(ignored_rows(bias), 0)
+        # Masked keys are -inf, and 0 * -inf would be NaN.
+        log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
     log_ratio = target.clamp(min=torch.finfo(log_p.dtype).tiny).log_().sub_(log_p)
     loss = log_ratio.mul_(target).sum()
     residual = log_p.exp_().sub_(target)
     if bias is not None:
-        residual.masked_fill_(ignored, 0)
+        residual.masked_fill_(ignored_rows(bias), 0)
     grad_query = product(residual, key).mul_(factor)
     grad_key = product(residual.mT, query).mul_(factor)
     return loss, grad_query, grad_key, residual

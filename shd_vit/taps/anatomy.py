@@ -56,7 +56,7 @@ class Anatomy:
             if family is not None:
                 layers.append(Layer(name, module, family))
                 inside = f'{name}.'
-            elif _ATTENTION_LIKE.search(type(module).__name__) and next(module.children(), None):
+            elif _ATTENTION_LIKE.search(type(module).__name__) and not self._knows_inside(module):
                 cls = f'{type(module).__module__}.{type(module).__qualname__}'
                 raise UnsupportedAttention(
                     f'{cls} at {name!r} of the {self.role}: no attention family reads this class; '
@@ -67,6 +67,12 @@ class Anatomy:
                 f'{type(self.model).__name__}: the {self.role} has no attention layer'
             )
         return layers
+
+    @staticmethod
+    def _knows_inside(module: nn.Module) -> bool:
+        """Whether a module only wraps attention that is known, or holds nothing to tap."""
+        inside = list(module.modules())[1:]
+        return not inside or any(ATTENTION_TAPS.find('', m) for m in inside)
 
     @property
     def depth(self) -> int:
@@ -86,7 +92,7 @@ class Anatomy:
     @cached_property
     def blocks(self) -> list[nn.Module]:
         """The transformer block around each attention layer."""
-        return [self.model.get_submodule(layer.name.rpartition('.')[0]) for layer in self.layers]
+        return [self.model.get_submodule(_block_name(layer.name)) for layer in self.layers]
 
     @cached_property
     def trunk(self) -> nn.Module:
@@ -95,7 +101,7 @@ class Anatomy:
         Raises:
             UnsupportedAttention: If the blocks are not in one list (a hierarchical model).
         """
-        stacks = {layer.name.rpartition('.')[0].rpartition('.')[0] for layer in self.layers}
+        stacks = {_block_name(layer.name).rpartition('.')[0] for layer in self.layers}
         if len(stacks) != 1:
             raise UnsupportedAttention(
                 f'tokens of the {self.role} {type(self.model).__name__} cannot be read: its '
@@ -121,3 +127,10 @@ class Anatomy:
             if hasattr(self.trunk, name):
                 return getattr(self.trunk, name)
         return self.blocks[-1]
+
+
+def _block_name(attn_name: str) -> str:
+    """The list entry around an attention layer: 'layers.0' of 'layers.0.attn.inner'."""
+    parents = attn_name.split('.')[:-1]
+    entries = [i for i, part in enumerate(parents) if part.isdigit()]
+    return '.'.join(parents[: entries[-1] + 1] if entries else parents)

@@ -7,13 +7,15 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.taps.anatomy import Anatomy
 from shd_vit.taps.registry import AttentionTap
 
 FINAL = 'final'
+TOKENS = 'tokens'
 
 
 class TokenTap(NamedTuple):
@@ -78,29 +80,21 @@ class TapBank:
         for number in [*self.layers, *(t for t in self.tokens if t != FINAL)]:
             if not 1 <= number <= depth:
                 raise ConfigError(f'layer {number} of the {role} must be between 1 and {depth}')
-        points = list(self._points())
+        if tokens:
+            self._num_prefix = self.anatomy.num_prefix_tokens
+        points = {token: self._token_module(token) for token in self.tokens}
 
         self._store = _Store()
         self._handles = []
-        for key, module in points:
-            hook = _Keep(self._store, key)
-            self._handles.append(module.register_forward_hook(hook))
-        for number in self.layers:
-            hook = _KeepCall(self._store, ('call', number))
-            attn = self.anatomy.layers[number - 1].attn
-            self._handles.append(attn.register_forward_pre_hook(hook, with_kwargs=True))
-
-    def _points(self) -> Iterator[tuple[Hashable, nn.Module]]:
-        """(key, module) of all outputs to record."""
         for number in self.layers:
             layer = self.anatomy.layers[number - 1]
-            for name in layer.family.outputs:
-                yield (number, name), layer.attn.get_submodule(name)
-        if self.tokens:
-            self._num_prefix = self.anatomy.num_prefix_tokens
-        for token in self.tokens:
-            is_final = token == FINAL
-            yield token, self.anatomy.final_norm if is_final else self.anatomy.blocks[token - 1]
+            self._handles += layer.family.attach(layer.attn, _Keep(self._store, number))
+        for token, module in points.items():
+            hook = _KeepTokens(self._store, token)
+            self._handles.append(module.register_forward_hook(hook))
+
+    def _token_module(self, token: int | str) -> nn.Module:
+        return self.anatomy.final_norm if token == FINAL else self.anatomy.blocks[token - 1]
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -123,7 +117,7 @@ class TapBank:
         kept = self._store.pop()
         try:
             attention = [self._read(number, kept) for number in self.layers]
-            tokens = {t: TokenTap(kept[t], self._num_prefix) for t in self.tokens}
+            tokens = {t: TokenTap(kept[TOKENS, t], self._num_prefix) for t in self.tokens}
         except KeyError as missing:
             raise RuntimeError(
                 f'nothing was recorded at {missing}: the layer did not run inside record()'
@@ -131,10 +125,20 @@ class TapBank:
         return Captured(attention, tokens)
 
     def _read(self, number: int, kept: dict[Hashable, Any]) -> AttentionTap:
-        _, attn, family = self.anatomy.layers[number - 1]
-        args, kwargs = kept['call', number]
-        call = inspect.signature(type(attn).forward).bind(attn, *args, **kwargs).arguments
-        return family.read(attn, {name: kept[number, name] for name in family.outputs}, call)
+        name, attn, family = self.anatomy.layers[number - 1]
+        outputs = {what: value for (where, what), value in kept.items() if where == number}
+        if not outputs:
+            raise KeyError(name)
+        args, kwargs = outputs.pop('call', ((), {}))
+        call = inspect.signature(type(attn).forward).bind_partial(attn, *args, **kwargs).arguments
+        tap = family.read(attn, outputs, call)
+        if torch.is_grad_enabled() and _learns(attn) and not tap.q.requires_grad:
+            raise UnsupportedAttention(
+                f'{name!r} of the {self.anatomy.role} ran without gradients, as in activation '
+                'checkpointing with use_reentrant=True: its maps could not be trained. Use '
+                'use_reentrant=False'
+            )
+        return tap
 
     def close(self) -> None:
         """Remove all hooks."""
@@ -166,20 +170,28 @@ class _Store:
 
 
 class _Keep:
-    """Forward hook. An object, not a closure: deepcopy gives the copy a store of its own."""
+    """What a family records to. An object, not a closure: deepcopy gives it a store of its own."""
 
-    def __init__(self, store: _Store, key: Hashable) -> None:
+    def __init__(self, store: _Store, number: int) -> None:
         self.store = store
-        self.key = key
+        self.number = number
+
+    def __call__(self, name: str, value: Any) -> None:
+        if self.store.armed:
+            self.store.keep((self.number, name), value)
+
+
+class _KeepTokens:
+    """Forward hook of a block."""
+
+    def __init__(self, store: _Store, token: int | str) -> None:
+        self.store = store
+        self.token = token
 
     def __call__(self, module, args, output):
         if self.store.armed:
-            self.store.keep(self.key, output)
+            self.store.keep((TOKENS, self.token), output)
 
 
-class _KeepCall(_Keep):
-    """Forward pre-hook with keyword arguments: keeps what the module was called with."""
-
-    def __call__(self, module, args, kwargs):
-        if self.store.armed:
-            self.store.keep(self.key, (args, kwargs))
+def _learns(attn: nn.Module) -> bool:
+    return any(p.requires_grad for p in attn.parameters())

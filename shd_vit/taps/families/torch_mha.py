@@ -1,0 +1,57 @@
+"""torch.nn.MultiheadAttention: torchvision's ViT, CLIP and others."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shd_vit.taps.families.ops import add_biases, heads_first
+from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
+
+
+@ATTENTION_TAPS.register('torch.nn.modules.activation.MultiheadAttention')
+class TorchAttention(AttentionFamily):
+    """``nn.MultiheadAttention`` as self-attention, with any mask.
+
+    It calls its projections as functions, and none at all on its fast path. What is recorded is
+    its input; the input projection is done again.
+    """
+
+    def refusal(self, attn):
+        if attn.bias_k is not None or attn.add_zero_attn:
+            return 'add_bias_kv and add_zero_attn give the keys more tokens than the queries'
+        if not attn._qkv_same_embed_dim:
+            return 'kdim or vdim make it cross-attention'
+        return None
+
+    def out_proj(self, attn):
+        return attn.out_proj.weight
+
+    def read(self, attn, outputs, call):
+        x = call['query']
+        if call['key'] is not x or call['value'] is not x:
+            self.refuse(attn, 'query, key and value are not one tensor: cross-attention')
+        if x.is_nested:
+            self.refuse(attn, 'a nested tensor; build the encoder with enable_nested_tensor=False')
+        if x.dim() != 3:
+            self.refuse(attn, f'its input {tuple(x.shape)} is not a batch (B, N, E)')
+        if not attn.batch_first:
+            x = x.transpose(0, 1)
+        qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+        q, k, v = (heads_first(part, attn.num_heads) for part in qkv.chunk(3, dim=-1))
+        padding = _bias(call.get('key_padding_mask'), q)
+        if padding is not None:
+            padding = padding[:, None, None]
+        mask = _bias(call.get('attn_mask'), q)
+        if mask is not None and mask.dim() == 3:  # (B * H, N, N)
+            mask = mask.unflatten(0, (-1, attn.num_heads))
+        bias = add_biases(padding, mask)
+        return AttentionTap(q, k, v, attn.out_proj.weight, q.shape[-1] ** -0.5, bias)
+
+
+def _bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """A mask of this module as additive bias: where bool, True hides a key."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(mask, float('-inf'))

@@ -1,0 +1,183 @@
+"""Tapped attention against what every family really computes."""
+
+import copy
+
+import pytest
+import torch
+from taps.zoo import PADDED, ZOO, Case, actual_maps, hugging_face, language, llama
+from torch import nn
+from torch.testing import assert_close
+
+from shd_vit.errors import UnsupportedAttention
+from shd_vit.functional import attention_maps, counted_rows
+from shd_vit.taps import TapBank
+
+
+def tapped(case, bank=None):
+    bank = bank or TapBank(case.model)
+    with bank.record():
+        output = case.run(case.model)
+    return bank.collect().attention, output
+
+
+def maps_of(tap):
+    return attention_maps(tap.q, tap.k, tap.scale, 1.0, every_window(tap.bias, tap))
+
+
+def every_window(bias, tap):
+    """A bias of W windows, repeated over a batch of B' W."""
+    if bias is None or bias.dim() < 4 or len(bias) in (1, len(tap.q)):
+        return bias
+    return bias.repeat(len(tap.q) // len(bias), 1, 1, 1)
+
+
+def projection_bias(attn):
+    names = ('proj', 'o_proj', 'out_proj', 'c_proj')
+    return next(getattr(attn, name).bias for name in names if hasattr(attn, name))
+
+
+@pytest.mark.parametrize('family', ZOO)
+@torch.no_grad()  # as torch's fast path needs it
+def test_taps_hold_the_maps_and_give_the_output_of_the_layer(family):
+    case = ZOO[family]()
+    case.model.eval()
+    bank = TapBank(case.model)
+    outputs = []
+    for layer in bank.anatomy.layers:
+        layer.attn.register_forward_hook(
+            lambda module, args, output: outputs.append(output), prepend=True
+        )
+    with actual_maps(case.model) as maps:
+        case.run(case.model)
+    outputs.clear()
+    taps, _ = tapped(case, bank)
+    assert len(taps) == len(maps) == len(outputs) == len(bank.anatomy.layers)
+    for tap, actual, output, layer in zip(taps, maps, outputs, bank.anatomy.layers, strict=True):
+        ours, rows = maps_of(tap), torch.ones(tap.q.shape[:3], dtype=torch.bool)
+        if tap.bias is not None:
+            rows = counted_rows(every_window(tap.bias, tap)).expand(rows.shape)
+        assert_close(ours[rows].double(), actual[rows], rtol=1e-5, atol=1e-6)
+        x = (ours @ tap.v).transpose(1, 2).flatten(2)
+        expected = output[0] if isinstance(output, tuple) else output
+        mixed = x @ tap.out_proj.T
+        bias = projection_bias(layer.attn)
+        mixed = mixed if bias is None else mixed + bias
+        mixed = getattr(layer.attn, 'gamma1', nn.Identity())(mixed)  # mmpretrain's LayerScale
+        if 'batch second' in family:
+            expected = expected.transpose(0, 1)
+        counted = rows.any(1)
+        assert_close(mixed[counted], expected[counted], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('family', ZOO)
+@torch.no_grad()
+def test_tapping_changes_no_output_and_closing_restores(family):
+    case = ZOO[family]()
+    case.model.eval()
+
+    def run():
+        torch.manual_seed(1)
+        output = case.run(case.model)
+        output = output if isinstance(output, torch.Tensor) else output[0]
+        return output[-1] if isinstance(output, (tuple, list)) else output
+
+    before = run()
+    bank = TapBank(case.model)
+    _, with_taps = tapped(case, bank)
+    armed = with_taps if isinstance(with_taps, torch.Tensor) else with_taps[0]
+    armed = armed[-1] if isinstance(armed, (tuple, list)) else armed
+    idle = run()
+    bank.close()
+    assert_close(run(), before, rtol=0, atol=0)
+    # torch's fast path is left while hooks are installed, so the last bits may differ there.
+    tolerance = dict(rtol=1e-5, atol=1e-5) if 'torch' in family else dict(rtol=0, atol=0)
+    assert_close(armed, before, **tolerance)
+    assert_close(idle, before, **tolerance)
+
+
+@pytest.mark.parametrize('family', ZOO)
+def test_gradients_reach_what_the_maps_are_made_from(family):
+    case = ZOO[family]()
+    case.model.train()
+    taps, _ = tapped(case)
+    sum(maps_of(tap).square().sum() for tap in taps).backward()
+    layer = TapBank(case.model).anatomy.layers[0].attn
+    for name, parameter in layer.named_parameters():
+        if any(part in name for part in ('qkv.weight', 'in_proj_weight', 'q_proj.weight', 'table')):
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_masks_hide_keys_and_padding_does_not_count():
+    taps, _ = tapped(llama('left'))
+    for tap in taps:
+        maps = maps_of(tap)
+        assert (maps.triu(1) == 0).all()
+        assert (maps[1, :, :, :3] == 0).all()
+        assert (maps[1, :, :3] == 0).all()
+        assert_close(maps[1, :, 3:].sum(-1), torch.ones(6, 4))
+        assert tap.k.shape[1] == tap.v.shape[1] == 6
+
+
+def test_a_copy_of_a_hugging_face_model_records_for_itself():
+    case = hugging_face('ViT')
+    bank = TapBank(case.model)
+    copied = copy.deepcopy(case.model)
+    with bank.record():
+        case.run(case.model)
+        case.run(copied)  # would be refused as a second forward
+    assert len(bank.collect().attention) == 3
+
+
+def test_hugging_face_keeps_sdpa_and_gets_it_back():
+    case = hugging_face('ViT')
+    first, second = TapBank(case.model), TapBank(case.model, layers=[2])
+    with first.record(), second.record():
+        case.run(case.model)
+    assert_close(second.collect().attention[0].q, first.collect().attention[1].q)
+    first.close()
+    tapped(case, second)
+    second.close()
+    assert case.model.config._attn_implementation == 'sdpa'
+
+
+def test_what_hugging_face_computes_otherwise_is_refused():
+    case = hugging_face('ViT')
+    case.model.set_attn_implementation('eager')
+    with pytest.raises(
+        UnsupportedAttention, match=r"'layers.0.attention'.*set_attn_implementation"
+    ):
+        TapBank(case.model)
+    with_cache = language('GPT2', n_embd=24, n_layer=2, n_head=3)
+    bank = TapBank(with_cache.model)
+    past = with_cache.model(input_ids=torch.ones(1, 4, dtype=torch.long)).past_key_values
+    step = Case(
+        with_cache.model,
+        lambda m: m(input_ids=torch.ones(1, 2, dtype=torch.long), past_key_values=past),
+    )
+    with pytest.raises(UnsupportedAttention, match='2 queries see 6 keys'):
+        tapped(step, bank)
+
+
+@torch.no_grad()
+def test_nested_tensors_of_torch_are_refused():
+    layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
+    case = Case(
+        nn.TransformerEncoder(layer, 2).eval(),
+        lambda model: model(torch.randn(2, 6, 24), src_key_padding_mask=PADDED),
+    )
+    with pytest.raises(UnsupportedAttention, match='enable_nested_tensor=False'):
+        tapped(case)
+
+
+def test_cross_attention_of_torch_is_refused():
+    class Cross(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = nn.MultiheadAttention(24, 3, batch_first=True)
+
+        def forward(self, x):
+            return self.attn(x, x + 1, x + 1)
+
+    x = torch.randn(2, 5, 24)
+    with pytest.raises(UnsupportedAttention, match='cross-attention'):
+        tapped(Case(Cross(), lambda model: model(x)))

@@ -1,0 +1,258 @@
+"""A tiny model of every attention family, and the attention that it really computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from unittest import mock
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from mmpretrain.models import MODELS
+from torch import Tensor, nn
+
+ARCH = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
+TIMM = dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=5)
+SDPA = 'torch.nn.functional.scaled_dot_product_attention'
+
+
+class Case(NamedTuple):
+    """A model and how to run it."""
+
+    model: nn.Module
+    run: Callable[[nn.Module], object]
+
+
+def images(size: int = 32) -> Tensor:
+    return torch.randn(2, 3, size, size)
+
+
+def on_images(build: Callable[[], nn.Module], size: int = 32) -> Callable[[], Case]:
+    def case() -> Case:
+        x = images(size)
+        return Case(build(), lambda model: model(x))
+
+    return case
+
+
+def mmpretrain_vit(type: str = 'VisionTransformer', **kwargs) -> nn.Module:
+    return MODELS.build(dict(type=type, arch=ARCH, img_size=32, patch_size=8, **kwargs))
+
+
+def timm_vit(name: str = 'vit_tiny_patch16_224', **kwargs) -> nn.Module:
+    return timm.create_model(name, **{**TIMM, **kwargs})
+
+
+def hugging_face(name: str, **kwargs) -> Case:
+    import transformers
+
+    sizes = dict(
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=48,
+        image_size=32,
+        patch_size=8,
+    )
+    config = getattr(transformers, f'{name}Config')(**{**sizes, **kwargs})
+    x = images()
+    return Case(getattr(transformers, f'{name}Model')(config), lambda model: model(pixel_values=x))
+
+
+def language(name: str, padding: str | None = None, **kwargs) -> Case:
+    """A decoder on two sentences of 7 and 4 tokens, the second padded left, right or not at all."""
+    import transformers
+
+    config = getattr(transformers, f'{name}Config')(vocab_size=50, **kwargs)
+    ids = torch.randint(0, 50, (2, 7))
+    mask = torch.ones(2, 7, dtype=torch.long)
+    if padding:
+        mask[1, slice(0, 3) if padding == 'left' else slice(4, 7)] = 0
+    return Case(
+        getattr(transformers, f'{name}Model')(config),
+        lambda model: model(input_ids=ids, attention_mask=mask, use_cache=False),
+    )
+
+
+def llama(padding: str | None) -> Case:
+    return language(
+        'Llama',
+        padding,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        intermediate_size=48,
+    )
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Biases and relative positions away from their zeros."""
+    for name, parameter in model.named_parameters():
+        if 'bias' in name:
+            nn.init.normal_(parameter)
+    return model
+
+
+def swin(**kwargs) -> nn.Module:
+    """Windows of 2, shifted in every second block."""
+    arch = dict(embed_dims=12, depths=[2, 2, 2, 2], num_heads=[2, 2, 4, 4])
+    return randomised(
+        MODELS.build(dict(type='SwinTransformer', arch=arch, img_size=64, window_size=2, **kwargs))
+    )
+
+
+def timm_swin(**kwargs) -> nn.Module:
+    return randomised(
+        timm.create_model(
+            'swin_tiny_patch4_window7_224',
+            img_size=64,
+            window_size=4,
+            embed_dim=12,
+            depths=(2, 2),
+            num_heads=(2, 4),
+            **kwargs,
+        )
+    )
+
+
+def torchvision_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(32, 8, 3, 4, 24, 48)
+
+
+def encoder(nhead: int = 4, batch_first: bool = True, **masks) -> Callable[[], Case]:
+    """torch's own encoder, whose fast path in eval mode runs no submodule."""
+
+    def case() -> Case:
+        layer = nn.TransformerEncoderLayer(24, nhead, 48, batch_first=batch_first)
+        x = torch.randn(2, 6, 24) if batch_first else torch.randn(6, 2, 24)
+        stack = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        return Case(stack, lambda model: model(x, **masks))
+
+    return case
+
+
+def rotary_grouped() -> Case:
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = timm.layers.AttentionRope(
+                24, num_heads=6, num_kv_heads=2, qkv_fused=False, rotate_half=True
+            )
+
+        def forward(self, x):
+            return self.attn(x, rope=rope, is_causal=True)
+
+    x = torch.randn(2, 7, 24)
+    rope = torch.randn(6, 8)  # sine and cosine of 6 patches, after 1 prefix token
+    return Case(Layer(), lambda model: model(x))
+
+
+CAUSAL = torch.ones(6, 6).triu(1).bool()
+PADDED = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+
+ZOO: dict[str, Callable[[], Case]] = {
+    'mmpretrain ViT': on_images(mmpretrain_vit),
+    'mmpretrain DeiT3': on_images(lambda: mmpretrain_vit('DeiT3')),
+    'mmpretrain distilled DeiT': on_images(lambda: mmpretrain_vit('DistilledVisionTransformer')),
+    'mmpretrain BEiT': on_images(lambda: randomised(mmpretrain_vit('BEiTViT'))),
+    'mmpretrain BEiT, shared positions, no qv bias': on_images(
+        lambda: randomised(
+            mmpretrain_vit(
+                'BEiTViT',
+                use_rel_pos_bias=False,
+                use_shared_rel_pos_bias=True,
+                layer_cfgs=dict(bias=True),
+            )
+        )
+    ),
+    'mmpretrain Swin': on_images(swin, 64),
+    'timm ViT': on_images(timm_vit),
+    'timm ViT with q_norm, k_norm': on_images(lambda: timm_vit(qk_norm=True)),
+    'timm DeiT3': on_images(lambda: timm_vit('deit3_small_patch16_224')),
+    'timm EVA, rotary': on_images(lambda: timm_vit('vit_base_patch16_rope_reg1_gap_256')),
+    'timm EVA-02, separate projections': on_images(
+        lambda: timm_vit('eva02_base_patch14_224', qkv_fused=False)
+    ),
+    'timm EVA-02, q and v bias': on_images(
+        lambda: randomised(timm_vit('eva02_base_patch14_224', qkv_fused=True))
+    ),
+    'timm DINOv3, rotary': on_images(lambda: timm_vit('vit_small_patch16_dinov3')),
+    'timm rotary, grouped heads': rotary_grouped,
+    'timm BEiT': on_images(lambda: randomised(timm_vit('beit_base_patch16_224'))),
+    'timm BEiT, shared positions': on_images(
+        lambda: randomised(
+            timm_vit('beit_base_patch16_224', use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
+        )
+    ),
+    'timm Swin': on_images(timm_swin, 64),
+    'torchvision ViT': on_images(torchvision_vit),
+    'torch encoder': encoder(),
+    'torch encoder, odd heads': encoder(nhead=3),
+    'torch encoder, batch second': encoder(batch_first=False),
+    'torch encoder, causal': encoder(mask=CAUSAL),
+    'torch encoder, padding': encoder(src_key_padding_mask=PADDED),
+    'Hugging Face ViT': lambda: hugging_face('ViT'),
+    'Hugging Face DeiT': lambda: hugging_face('DeiT'),
+    'Hugging Face DINOv2': lambda: hugging_face('Dinov2'),
+    'Hugging Face DINOv3, rotary': lambda: hugging_face('DINOv3ViT'),
+    'Hugging Face BEiT, relative': lambda: hugging_face('Beit', use_relative_position_bias=True),
+    'Hugging Face CLIP': lambda: hugging_face('CLIPVision'),
+    'GPT-2': lambda: language('GPT2', n_embd=24, n_layer=2, n_head=3),
+    'GPT-2, right padding': lambda: language('GPT2', 'right', n_embd=24, n_layer=2, n_head=3),
+    'LLaMA, grouped heads': lambda: llama(None),
+    'LLaMA, left padding': lambda: llama('left'),
+    'LLaMA, right padding': lambda: llama('right'),
+}
+
+
+def softmax_of_sdpa(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **kwargs):
+    """What scaled dot-product attention weighs values with, by its documentation, in float64."""
+    q, k = q.double(), k.double()
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:]).tril().bool()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attn_mask, float('-inf'))
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    return logits.softmax(-1)
+
+
+@contextmanager
+def actual_maps(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The maps that a model computes, one a layer.
+
+    Those of intercepted SDPA, or what an attention module of its own softmax gives to its dropout.
+    """
+    maps, original = [], F.scaled_dot_product_attention
+    has_fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it calls no SDPA
+
+    def intercept(*args, **kwargs):
+        maps.append(softmax_of_sdpa(*args, **kwargs))
+        return original(*args, **kwargs)
+
+    def before_dropout(module, args):
+        maps.append(args[0].double())
+
+    drops = [m for name, m in model.named_modules() if name.endswith('attn_drop')]
+    handles = [drop.register_forward_pre_hook(before_dropout) for drop in drops]
+    patches = [mock.patch(SDPA, intercept)]
+    # mmpretrain's attention looks SDPA up when it is built.
+    name = 'scaled_dot_product_attention'
+    patches += [mock.patch.object(m, name, intercept) for m in model.modules() if hasattr(m, name)]
+    try:
+        for patch in patches:
+            patch.start()
+        yield maps
+    finally:
+        torch.backends.mha.set_fastpath_enabled(has_fast_path)
+        for patch in patches:
+            patch.stop()
+        for handle in handles:
+            handle.remove()
