@@ -16,7 +16,13 @@ def main() -> None:
         metavar='CHECKPOINT',
         help='go on from this checkpoint; without a value, from the latest in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='float16' if torch.cuda.is_available() else 'bfloat16',
+        choices=['float16', 'bfloat16'],
+        help='train in mixed precision; without a value, float16 on a GPU and bfloat16 without',
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -28,9 +34,11 @@ def main() -> None:
     args = parser.parse_args()
     cfg = read_config(args)
 
-    if args.amp:
+    if args.amp == 'bfloat16':
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    elif args.amp:
         if not torch.cuda.is_available():
-            raise ConfigError('--amp needs a GPU: mmengine trains in mixed precision on none other')
+            raise ConfigError('--amp float16 needs a GPU to scale losses on; use --amp bfloat16')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.resume is not None:

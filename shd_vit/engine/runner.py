@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from shd_vit.engine.checkpoint import insert_weights, safe_load
 from shd_vit.engine.hooks import EpochSeedHook, PlainCheckpointHook
 from shd_vit.engine.launch import init_gloo
+from shd_vit.engine.memory import keep_freed_memory
 from shd_vit.errors import ConfigError
 
 
@@ -36,6 +37,8 @@ class DistillRunner(Runner):
     _is_testing = False
 
     def setup_env(self, env_cfg: dict) -> None:
+        if get_device() == 'cpu':
+            keep_freed_memory()
         if self.distributed and not is_distributed() and get_device() == 'cpu':
             init_gloo(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(env_cfg)

@@ -15,7 +15,7 @@ def choose(function: Callable, compiled: bool) -> Callable:
 
 @cache
 def _compiled(function: Callable) -> Callable:
-    return torch.compile(function)
+    return torch.compile(function, fullgraph=True)
 
 
 @cache

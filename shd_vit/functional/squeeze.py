@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -100,18 +99,21 @@ def _merge_weights(delta: Tensor, value: Tensor, gram: Tensor, widths: list[int]
     ``delta`` is (B, merges, N, N). Heads own columns of ``value`` (B, N, Ht * D), and rows and
     columns of ``gram``, of the given ``widths``.
     """
+    pairs = list(zip(widths[0::2], widths[1::2], strict=True))
     weights, start, pair = [], 0, 0
-    # Pairs of equal widths go together.
-    for (left, right), run in groupby(zip(widths[0::2], widths[1::2], strict=True)):
-        pairs, width = len(list(run)), left + right
-        columns = slice(start, start + pairs * width)
+    while pair < len(pairs):
+        left, right = pairs[pair]
+        count, width = 1, left + right
+        while pairs[pair : pair + count + 1] == [(left, right)] * (count + 1):
+            count += 1  # pairs of equal widths go together
+        columns = slice(start, start + count * width)
         u = product(
-            delta[:, pair : pair + pairs],
-            value[..., columns].unflatten(-1, (pairs, width)).transpose(1, 2),
+            delta[:, pair : pair + count],
+            value[..., columns].unflatten(-1, (count, width)).transpose(1, 2),
         )
         if value.dtype.itemsize == 2:
             u = u.bfloat16()  # has the range of float32
-        blocks = gram[columns, columns].view(pairs, width, pairs, width)
+        blocks = gram[columns, columns].view(count, width, count, width)
         blocks = blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
         # <Delta X_i, Delta X_j> summed over columns is <U_i^T U_j, W_i^T W_j>.
         inner = product(u.mT, u) * blocks
@@ -119,5 +121,5 @@ def _merge_weights(delta: Tensor, value: Tensor, gram: Tensor, widths: list[int]
         toward_first = inner[..., :left, :].sum((-2, -1))
         # Equal heads: every weight gives the same map.
         weights.append(torch.where(norm > 0, toward_first / norm, 0.5))
-        start, pair = columns.stop, pair + pairs
+        start, pair = columns.stop, pair + count
     return torch.cat(weights, dim=1)
