@@ -72,6 +72,9 @@ def run_tool(main: Callable[[], None]) -> None:
         main()
     except ShdVitError as error:
         sys.exit(f'{type(error).__name__}: {error}')
+    else:
+        if dist.is_initialized():
+            dist.barrier()  # a process that leaves early can bring down one that still talks to it
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

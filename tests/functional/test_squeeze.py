@@ -3,7 +3,7 @@ import references
 import torch
 from torch.testing import assert_close
 
-from shd_vit.functional import squeeze_heads
+from shd_vit.functional import gram_matrix, squeeze_heads
 
 
 def teacher(B=2, heads=6, N=7, D=4, E=10, sharpness=3.0, dtype=torch.float64):
@@ -110,11 +110,21 @@ def test_autocast_does_not_touch_the_result():
     assert_close(squeezed.maps, expected.maps, rtol=0, atol=0)
 
 
-def test_bfloat16_values_give_alphas_within_a_hundredth():
-    maps, value, out_proj = teacher(B=8, heads=6, N=32, D=16, E=96)
-    low = squeeze_heads(maps.float(), value.bfloat16(), out_proj.bfloat16(), 3)
-    exact = squeeze_heads(maps, value, out_proj, 3)
-    assert_close(low.alphas[0].double(), exact.alphas[0], rtol=0, atol=1e-2)
+def test_bfloat16_products_give_alphas_within_a_thousandth():
+    """As under autocast, where v and W^O are bfloat16, against float64 of the same values."""
+    maps, value, out_proj = teacher(B=8, heads=6, N=65, D=32, E=192)
+    value, out_proj = value.bfloat16(), out_proj.bfloat16()
+    low = squeeze_heads(maps.float(), value, out_proj, 2)
+    exact = squeeze_heads(maps, value.double(), out_proj.double(), 2)
+    for ours, theirs in zip(low.alphas, exact.alphas, strict=True):
+        assert_close(ours.double(), theirs, rtol=0, atol=1e-3)
+    assert any((a != b).any() for a, b in zip(low.alphas, exact.alphas, strict=True))
+
+
+def test_a_gram_matrix_at_hand_changes_nothing():
+    maps, value, out_proj = teacher(heads=9)
+    ours = squeeze_heads(maps, value, out_proj, 4, gram_matrix(out_proj))
+    assert_close(ours, squeeze_heads(maps, value, out_proj, 4), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('num_heads', [0, 7])
