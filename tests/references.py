@@ -88,3 +88,35 @@ def nkd(student_logits, teacher_logits, labels, gamma, temperature):
         for a, b in zip(es / es.sum(), et / et.sum(), strict=True):
             total = total - gamma * temperature**2 * b * a.log()
     return total / len(labels)
+
+
+def literal_shd(student, teacher, temperature=1.0):
+    """SHD of one layer as the paper writes it, in torch's own ops, with X_i = V_i W_i^O formed.
+
+    The yardstick of tools/benchmark.py: autograd keeps whatever it likes. (Eq. 7's N is mended as
+    in the package.) Takes two attention taps without bias.
+    """
+
+    def maps_of(tap):
+        return ((tap.q @ tap.k.transpose(-2, -1) * tap.scale) / temperature).softmax(-1)
+
+    with torch.no_grad():
+        heads = teacher.v.shape[1]
+        weights = teacher.out_proj.chunk(heads, dim=1)
+        a = list(maps_of(teacher).unbind(1))
+        x = [teacher.v[:, h] @ weights[h].T for h in range(heads)]
+        while len(a) > student.q.shape[1]:
+            merges = min(len(a) // 2, len(a) - student.q.shape[1])
+            next_a, next_x = [], []
+            for i in range(0, 2 * merges, 2):
+                total = x[i] + x[i + 1]
+                m = a[i] @ total - a[i + 1] @ total
+                n = a[i + 1] @ x[i] - a[i] @ x[i]
+                alpha = -(m * n).sum((-2, -1)) / (m**2).sum((-2, -1))
+                alpha = alpha.clamp(0, 1)[:, None, None]
+                next_a.append(alpha * a[i] + (1 - alpha) * a[i + 1])
+                next_x.append(total)
+            a, x = next_a + a[2 * merges :], next_x + x[2 * merges :]
+        target = torch.stack(a, dim=1)
+    ratio = target.clamp(min=torch.finfo(target.dtype).tiny).log() - maps_of(student).log()
+    return (target * ratio).sum((1, 3)).mean()

@@ -65,6 +65,35 @@ def test_equals_eq_11_with_alpha_from_softened_maps(temperature, chunk_elements,
     assert_close(*grads)
 
 
+@pytest.mark.parametrize('heads', [(2, 4), (3, 9), (6, 16), (2, 2)])
+def test_equals_the_literal_version_that_benchmarks_compare_with(heads):
+    loss = SHDLoss(temperature=1.5)
+    loss.bind(Model('student', 1, heads[0]), Model('teacher', 1, heads[1]))
+    student, teacher = outputs(*heads, depth=1)
+    value = loss(student, teacher, None)
+    literal = references.literal_shd(student.attention[1], teacher.attention[1], 1.5)
+    assert_close(value, literal)
+    leaves = student.attention[1][:2]
+    assert_close(*(torch.autograd.grad(total, leaves) for total in (value, literal)))
+
+
+def test_backward_keeps_no_more_than_the_gradients_of_q_and_k():
+    loss = SHDLoss()
+    loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))
+    student, teacher = outputs(N=64)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value = loss(student, teacher, None)
+    qk = sum(t.nbytes for tap in student.attention.values() for t in tap[:2])
+    assert qk <= sum(kept.values()) <= 1.01 * qk
+    value.backward()
+
+
 def test_the_teacher_gets_no_gradient():
     loss = SHDLoss()
     loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))

@@ -24,6 +24,13 @@ def maps_of(tap):
     return attention_maps(tap.q, tap.k, tap.scale, 1.0, every_window(tap.bias, tap))
 
 
+def rows_of(tap):
+    """Which rows count: (B, H, N)."""
+    if tap.bias is None:
+        return torch.ones(tap.q.shape[:3], dtype=torch.bool)
+    return counted_rows(every_window(tap.bias, tap)).expand(tap.q.shape[:3])
+
+
 def every_window(bias, tap):
     """A bias of W windows, repeated over a batch of B' W."""
     if bias is None or bias.dim() < 4 or len(bias) in (1, len(tap.q)):
@@ -53,9 +60,7 @@ def test_taps_hold_the_maps_and_give_the_output_of_the_layer(family):
     taps, _ = tapped(case, bank)
     assert len(taps) == len(maps) == len(outputs) == len(bank.anatomy.layers)
     for tap, actual, output, layer in zip(taps, maps, outputs, bank.anatomy.layers, strict=True):
-        ours, rows = maps_of(tap), torch.ones(tap.q.shape[:3], dtype=torch.bool)
-        if tap.bias is not None:
-            rows = counted_rows(every_window(tap.bias, tap)).expand(rows.shape)
+        ours, rows = maps_of(tap), rows_of(tap)
         assert_close(ours[rows].double(), actual[rows], rtol=1e-5, atol=1e-6)
         x = (ours @ tap.v).transpose(1, 2).flatten(2)
         expected = output[0] if isinstance(output, tuple) else output
