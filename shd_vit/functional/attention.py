@@ -96,7 +96,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def batch_slice(bias: Tensor | None, batch: int, chunk: slice) -> Tensor | None:
-    """The part of a bias for a slice of the batch.
+    """The part of a bias, or of anything with the batch first, for a slice of the batch.
 
     A bias (W, H, N, N) of a batch of B = B' W windows, image by image, repeats every W.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +25,24 @@ from shd_vit.functional.compiler import choose
 CHUNK_ELEMENTS = {'cpu': 2**19, 'default': 2**25}
 
 
+class LazyMaps(NamedTuple):
+    """Maps (B, H, N, N) that are made where they are used, a chunk of the batch at a time.
+
+    Attributes:
+        function: Of the chunk of every tensor, then of the constants.
+        tensors: With the batch first, or as a bias is (:func:`attention_kl`); or None.
+        constants: Whatever else the function takes.
+    """
+
+    function: Callable[..., Tensor]
+    tensors: tuple[Tensor | None, ...]
+    constants: tuple = ()
+
+
 def attention_kl(
     query: Tensor,
     key: Tensor,
-    target: Tensor | Callable[[slice], Tensor],
+    target: Tensor | LazyMaps,
     scale: float,
     temperature: float = 1.0,
     bias: Tensor | None = None,
@@ -43,9 +58,8 @@ def attention_kl(
     Args:
         query: (B, H, N, D), the student's.
         key: (B, H, N, D), the student's.
-        target: (B, H, N, N), a constant; rows sum to 1. Zeros cost nothing (0 log 0 = 0). Or a
-            function from a slice of the batch to that part of it, called once a chunk, so that
-            the whole need never exist.
+        target: (B, H, N, N), a constant; rows sum to 1. Zeros cost nothing (0 log 0 = 0). Or how
+            to make it, so that the whole need never exist.
         scale: Factor on the dot products, usually D^-0.5.
         temperature: T_a. There is no factor T_a^2.
         bias: Additive, broadcastable to (B, H, N, N), or (W, H, N, N) for a batch of B = B' W
@@ -64,19 +78,35 @@ def attention_kl(
     if isinstance(target, Tensor):
         if target.requires_grad and torch.is_grad_enabled():
             raise ValueError('target is a constant of attention_kl: detach it')
-        maps, target = target, lambda chunk: maps[chunk]
+        target = LazyMaps(_given, (target,))
     factor = softmax_factor(scale, temperature)
     if bias is not None:
         bias = torch.atleast_2d(bias) / temperature
     return _AttentionKL.apply(query, key, bias, target, factor, choose(_chunk_kl, compiled))
 
 
+def _given(maps: Tensor) -> Tensor:
+    return maps
+
+
 def _chunk_kl(
-    query: Tensor, key: Tensor, target: Tensor, factor: float, bias: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    factor: float,
+    target: Callable[..., Tensor],
+    arguments: tuple,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sum of the KL over all counted rows, its gradients of query and key, and of the logits."""
     query, key = query.contiguous(), key.contiguous()
-    log_p = attention_logits(query, key, factor, bias).log_softmax(-1)
+    target = target(*arguments)
+    log_p = attention_logits(query, key, factor, bias)
+    if target.shape != log_p.shape:
+        raise ValueError(
+            f'target {tuple(target.shape)} does not fit query {tuple(query.shape)}: expected '
+            f'{tuple(log_p.shape)}'
+        )
+    log_p = log_p.log_softmax(-1)
     target = target.to(log_p.dtype)
     if bias is not None:
         target = target.masked_fill(ignored_rows(bias), 0)
@@ -95,7 +125,7 @@ def _chunk_kl(
 class _AttentionKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, bias, target, factor, core):
-        B, H, N, _ = query.shape
+        B, _, N, _ = query.shape
         total = torch.zeros(
             (), dtype=torch.promote_types(query.dtype, torch.float32), device=query.device
         )
@@ -103,13 +133,15 @@ class _AttentionKL(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         with torch.autocast(query.device.type, enabled=False):
             for chunk in batch_chunks(query):
-                q, k, t, b = query[chunk], key[chunk], target(chunk), batch_slice(bias, B, chunk)
-                if t.shape != (len(q), H, N, N):
-                    raise ValueError(
-                        f'target {tuple(t.shape)} does not fit query {tuple(q.shape)}: expected '
-                        f'{(len(q), H, N, N)}'
-                    )
-                loss, grad_query[chunk], grad_key[chunk], residual = core(q, k, t, factor, b)
+                tensors = (batch_slice(t, B, chunk) for t in target.tensors)
+                loss, grad_query[chunk], grad_key[chunk], residual = core(
+                    query[chunk],
+                    key[chunk],
+                    batch_slice(bias, B, chunk),
+                    factor,
+                    target.function,
+                    (*tensors, *target.constants),
+                )
                 total += loss
                 if grad_bias is not None:
                     _add_to_bias(grad_bias, residual, B, chunk)

@@ -8,9 +8,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import attention_kl, attention_maps, gram_matrix, squeeze_heads
-from shd_vit.functional.attention import batch_slice
-from shd_vit.functional.compiler import choose, compiler_error
+from shd_vit.functional import (
+    LazyMaps,
+    attention_kl,
+    attention_maps,
+    gram_matrix,
+    squeeze_heads,
+)
+from shd_vit.functional.compiler import compiler_error
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
 from shd_vit.taps import Anatomy, AttentionTap
 
@@ -86,25 +91,25 @@ class SHDLoss(DistillationLoss):
                 'SHDLoss needs equal token counts (image size, patch size, prefix tokens)'
             )
 
-        compiled = self._is_compiled(student.q.device.type)
-        squeeze = choose(_squeezed_maps, compiled)
-        gram = gram_matrix(teacher.out_proj)
-
-        def squeezed(chunk: slice) -> Tensor:
-            bias = batch_slice(teacher.bias, len(teacher.q), chunk)
-            part = teacher._replace(
-                q=teacher.q[chunk], k=teacher.k[chunk], v=teacher.v[chunk], bias=bias
-            )
-            return squeeze(part, self.temperature, student.q.shape[1], gram)
-
+        target = LazyMaps(
+            _squeezed_maps,
+            (teacher.q, teacher.k, teacher.v, teacher.bias),
+            (
+                teacher.out_proj,
+                gram_matrix(teacher.out_proj),
+                teacher.scale,
+                self.temperature,
+                student.q.shape[1],
+            ),
+        )
         return attention_kl(
             student.q,
             student.k,
-            squeezed,
+            target,
             student.scale,
             self.temperature,
             student.bias,
-            compiled=compiled,
+            compiled=self._is_compiled(student.q.device.type),
         )
 
     def _is_compiled(self, device_type: str) -> bool:
@@ -126,11 +131,19 @@ class SHDLoss(DistillationLoss):
 
 
 def _squeezed_maps(
-    teacher: AttentionTap, temperature: float, num_heads: int, gram: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    out_proj: Tensor,
+    gram: Tensor,
+    scale: float,
+    temperature: float,
+    num_heads: int,
 ) -> Tensor:
-    """The teacher's maps merged into ``num_heads``."""
-    maps = attention_maps(teacher.q, teacher.k, teacher.scale, temperature, teacher.bias)
-    return squeeze_heads(maps, teacher.v, teacher.out_proj, num_heads, gram).maps
+    """A teacher's maps merged into ``num_heads``."""
+    maps = attention_maps(query, key, scale, temperature, bias)
+    return squeeze_heads(maps, value, out_proj, num_heads, gram).maps
 
 
 def uniform_pairs(student_depth: int, teacher_depth: int) -> list[tuple[int, int]]:
