@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import fashion
 import pytest
 import timm
 import torch
@@ -12,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from models import batch, build_distiller, mmpretrain_classifier, timm_classifier
 from taps.zoo import hugging_face, timm_swin, timm_vit
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
 from shd_vit.engine import BFloat16OptimWrapper
@@ -77,15 +79,18 @@ def test_bfloat16_optim_wrapper_autocasts_forward_and_trains_in_float32():
 
 
 @pytest.fixture
-def dynamo():
-    """torch.compile, which the suite switches off, works in this test."""
-    compiler._compiled.cache_clear()
-    compiler.compiler_error.cache_clear()
+def dynamo(monkeypatch):
+    """torch.compile, which the suite switches off, works in this test, and is used."""
+    monkeypatch.delenv('TORCHDYNAMO_DISABLE')
+    for cached in (compiler._compiled, compiler.compiler_error):
+        cached.cache_clear()
     torch._dynamo.reset()
+    counters.clear()
     with torch._dynamo.config.patch(disable=False):
         yield
-    compiler._compiled.cache_clear()
-    compiler.compiler_error.cache_clear()
+    assert counters['stats']['unique_graphs'] > 0
+    for cached in (compiler._compiled, compiler.compiler_error):
+        cached.cache_clear()
 
 
 @pytest.mark.parametrize('core', [False, True], ids=['eager core', 'compiled core'])
@@ -286,6 +291,25 @@ def test_two_processes_have_the_gradients_of_the_joint_batch(amp, tmp_path):
     with torch.autocast('cpu', torch.bfloat16, enabled=amp):
         _, expected = gradients(model, images, samples)
     is_close(torch.load(out), expected, 0.05 if amp else 1e-5)
+
+
+def test_all_modes_from_a_config(tmp_path, dynamo):
+    """mmengine's own settings, one run: bfloat16, accumulation, EMA, and `compile` of the step."""
+    data = fashion.write_images(tmp_path / 'data')
+    options = {
+        'optim_wrapper.type': 'BFloat16OptimWrapper',
+        'optim_wrapper.accumulative_counts': 2,
+        'custom_hooks': [dict(type='EMAHook')],
+        'compile': dict(backend='eager'),
+    }
+    runner = fashion.runner('shd', tmp_path, data, options, epochs=1, batch_size=8)
+    runner.train()
+    assert hasattr(runner.model.train_step, '_torchdynamo_orig_callable')
+    losses = runner.message_hub.get_scalar('train/loss_shd').data[0]
+    assert len(losses) == fashion.TRAIN // 8
+    assert losses[-1] < losses[0]
+    saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    assert not any('teacher' in name for name in (*saved['state_dict'], *saved['ema_state_dict']))
 
 
 def test_together_bfloat16_checkpointing_accumulation_and_ema():

@@ -10,6 +10,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
@@ -56,6 +57,14 @@ class DistillRunner(Runner):
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(EpochSeedHook())
         self.register_hook(PlainCheckpointHook())
+
+    def build_optim_wrapper(self, optim_wrapper) -> OptimWrapper:
+        wrapper = super().build_optim_wrapper(optim_wrapper)
+        # mmengine's parameter groups are config dicts, on which torch.compile of a step fails.
+        if isinstance(wrapper, OptimWrapper):
+            groups = wrapper.optimizer.param_groups
+            groups[:] = [dict(group) for group in groups]
+        return wrapper
 
     @staticmethod
     def build_dataloader(

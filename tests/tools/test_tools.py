@@ -254,7 +254,10 @@ def test_slurm_scripts_start_what_they_say(trained, data, tmp_path):
              'model.losses.shd.temperature=0'],
             'ConfigError: SHDLoss.temperature=0 must be above 0',
         ),
-        (['tools/train.py', f'{fashion.CONFIGS}/baseline.py', '--amp'], 'ConfigError: --amp needs'),
+        (
+            ['tools/train.py', f'{fashion.CONFIGS}/baseline.py', '--amp', 'float16'],
+            'ConfigError: --amp float16 needs a GPU',
+        ),
         (['tools/test.py', f'{fashion.CONFIGS}/baseline.py', 'gone.pth', '--cfg-options',
           'test_dataloader.dataset.data_root=gone'], "ConfigError: dataset.data_root='gone'"),
         (['tools/export_student.py', 'gone.pth', 'x'], "CheckpointError: checkpoint 'gone.pth'"),
