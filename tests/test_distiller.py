@@ -312,3 +312,49 @@ def test_summary_names_models_pairs_and_weights():
         'gamma=1.5',
     ):
         assert part in text
+
+
+def hugging_face_classifier(folder, name, heads):
+    """mmpretrain's HuggingFaceClassifier, from a configuration on disk."""
+    import transformers
+
+    config = getattr(transformers, f'{name}Config')(
+        hidden_size=8 * heads,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        intermediate_size=16 * heads,
+        image_size=32,
+        patch_size=8,
+        num_labels=10,
+    )
+    config.save_pretrained(folder / name)
+    return dict(type='HuggingFaceClassifier', model_name=str(folder / name))
+
+
+@pytest.mark.parametrize('teacher_name', ['Dinov2', 'ViT'])
+def test_hugging_face_models_teach_and_learn(teacher_name, tmp_path):
+    losses = {name: cfg for name, cfg in all_losses().items() if name != 'vitkd'}
+    distiller = build_distiller(
+        student=hugging_face_classifier(tmp_path / 'student', 'ViT', 3),
+        teacher=hugging_face_classifier(tmp_path / 'teacher', teacher_name, 6),
+        losses=losses,
+    )
+    distiller.train()
+    before = distiller(*batch(), mode='loss')
+    assert before['loss_shd'] > 0
+    before['loss_shd'].backward()
+    projections = [p for n, p in distiller.student.named_parameters() if 'q_proj.weight' in n]
+    assert len(projections) == 2 and all(p.grad.abs().sum() > 0 for p in projections)
+    # Saved under the names of the classifier alone, and loaded again.
+    state = distiller.state_dict()
+    distiller.student.load_state_dict(
+        {n.removeprefix('student.'): t for n, t in state.items() if n.startswith('student.')}
+    )
+    again = build_distiller(
+        student=hugging_face_classifier(tmp_path / 'again', 'ViT', 3), losses=losses
+    )
+    again.load_state_dict(state)
+    images, _ = batch()
+    for model in (distiller, again):
+        model.eval()
+    torch.testing.assert_close(again(images), distiller(images))

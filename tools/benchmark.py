@@ -4,7 +4,7 @@ Whatever is compared runs in turns in one process, each turn after the other's; 
 ratios are medians of the ratios of a turn. The yardstick is a literal transcription of the paper
 (tests/references.py), so this runs from a clone of the repository.
 
-python tools/benchmark.py                      # everything, about ten minutes on two cores
+python tools/benchmark.py                      # everything, about six minutes on two cores
 python tools/benchmark.py step --rounds 20     # one part
 python tools/benchmark.py --json b.json --plot b.svg --markdown b.md
 """
@@ -108,7 +108,7 @@ def environment() -> dict[str, object]:
         shd_vit=shd_vit.__version__,
         python=platform.python_version(),
         compiler=compiler_error(DEVICE) or 'torch.compile works',
-        load_before=os.getloadavg()[0],
+        load_before=round(os.getloadavg()[0], 2),
     )
 
 
@@ -429,7 +429,8 @@ def plot(results: dict, path: str) -> None:
     axes = list(axes[0])
     if 'growth' in results:
         rows = list(results['growth'].values())
-        by_tokens, by_heads = rows[: len(TOKENS)], rows[len(TOKENS) :]
+        by_tokens = [r for r in rows if (r['teacher_heads'], r['student_heads']) == HEADS[0]]
+        by_heads = [r for r in rows if r['tokens'] == 197]
         axis = axes.pop(0)
         for name, marker in (('eager', 'o'), ('literal', 's')):
             label = 'literal' if name == 'literal' else 'SHD'
