@@ -169,7 +169,8 @@ def _add_to_bias(grad: Tensor, residual: Tensor, batch: int, chunk: slice) -> No
 
 def _num_rows(bias: Tensor, rows: int) -> Tensor:
     """How many of ``rows`` rows count."""
-    return (rows * counted_rows(bias).double().mean()).clamp(min=1)
+    counted = counted_rows(bias)
+    return (counted.sum() * (rows / counted.numel())).clamp(min=1)
 
 
 def batch_chunks(query: Tensor) -> list[slice]:

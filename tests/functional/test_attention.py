@@ -114,6 +114,13 @@ def test_padding_of_each_sample_counts_for_itself(monkeypatch):
     assert_close(*(torch.autograd.grad(x, (q, k)) for x in (loss, total / sum(lengths))))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_bias_does_not_widen_the_loss(dtype):
+    q, k, target = (t.detach().to(dtype) for t in student())
+    for bias in (torch.zeros(5, 5), torch.zeros(5, 5, dtype=dtype)):
+        assert attention_kl(q, k, target.float(), 0.5, bias=bias).dtype == torch.float32
+
+
 def test_causal_rows_count_and_rows_without_keys_do_not():
     causal = torch.zeros(5, 5).masked_fill(~torch.ones(5, 5).tril().bool(), float('-inf'))
     assert counted_rows(causal).all()

@@ -261,6 +261,7 @@ def test_slurm_scripts_start_what_they_say(trained, data, tmp_path):
         (['tools/test.py', f'{fashion.CONFIGS}/baseline.py', 'gone.pth', '--cfg-options',
           'test_dataloader.dataset.data_root=gone'], "ConfigError: dataset.data_root='gone'"),
         (['tools/export_student.py', 'gone.pth', 'x'], "CheckpointError: checkpoint 'gone.pth'"),
+        (['tools/benchmark.py', 'speed'], "ConfigError: no part 'speed': allowed are step, memory"),
         (['tools/compare.py', 'a=gone.json'], "ConfigError: 'a=gone.json': expected NAME=FILE"),
     ],
 )  # fmt: skip
@@ -284,6 +285,22 @@ def test_a_missing_teacher_ends_in_one_line_before_training(data, tmp_path):
 @pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
 def test_scripts_without_arguments_show_their_usage(script):
     assert f'tools/{script}.sh ' in run('bash', f'tools/{script}.sh', fails=True)
+
+
+def test_benchmark_measures_agreeing_variants_and_draws(tmp_path):
+    files = [tmp_path / name for name in ('b.json', 'b.svg', 'b.md')]
+    flags = [
+        x for pair in zip(('--json', '--plot', '--markdown'), files, strict=True) for x in pair
+    ]
+    run(sys.executable, 'tools/benchmark.py', 'step', '--batch', '1', '--rounds', '1', *flags)
+    results = json.loads(files[0].read_text())
+    assert results['environment']['torch'] == torch.__version__
+    for name in ('+ SHD, eager', '+ SHD, compiled'):
+        assert results['step'][name]['loss_difference'] < 1e-5
+        assert results['step'][name]['gradient_difference'] < 1e-5
+        assert results['step'][name]['seconds'] > 0
+        assert f'| {name} |' in files[2].read_text()
+    assert '</svg>' in files[1].read_text()
 
 
 def test_compare_prints_a_row_a_file(tmp_path):
