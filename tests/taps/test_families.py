@@ -163,6 +163,29 @@ def test_what_hugging_face_computes_otherwise_is_refused():
         tapped(step, bank)
 
 
+@pytest.mark.parametrize('heads_apart', [False, True])
+def test_boolean_masks_of_torch_hide_where_they_are_true(heads_apart):
+    """The module's own weights are the oracle; a mask may be (N, N) or (B * H, N, N)."""
+    mask = torch.rand(2 * 3, 6, 6) > 0.7 if heads_apart else torch.ones(6, 6).triu(1).bool()
+    mask[..., 0] = False  # every query sees something
+    weights = []
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = nn.MultiheadAttention(24, 3, batch_first=True)
+
+        def forward(self, x):
+            masks = dict(attn_mask=mask, key_padding_mask=PADDED)
+            weights.append(self.attn(x, x, x, average_attn_weights=False, **masks)[1])
+
+    x = torch.randn(2, 6, 24)
+    ((tap,), _) = tapped(Case(Layer(), lambda model: model(x)))
+    rows = rows_of(tap)
+    assert rows.any() and not rows.all()
+    assert_close(maps_of(tap)[rows], weights[0][rows])
+
+
 @torch.no_grad()
 def test_nested_tensors_of_torch_are_refused():
     layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
