@@ -1,3 +1,10 @@
-"""Attention families that the package knows: one file a library."""
+"""Attention families that the package knows: one file a library or architecture."""
 
-from shd_vit.taps.families import hugging_face, mmpretrain, timm, torch_mha  # noqa: F401
+from shd_vit.taps.families import (  # noqa: F401
+    beit,
+    hugging_face,
+    mmpretrain,
+    swin,
+    timm,
+    torch_mha,
+)

@@ -1,16 +1,10 @@
-"""mmpretrain: ViT, DeiT, DeiT3 and others; BEiT; Swin."""
+"""mmpretrain: ViT, DeiT, DeiT3 and others."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from shd_vit.taps.families.ops import (
-    add_biases,
-    beit_qkv,
-    relative_position_bias,
-    split_heads,
-    window_bias,
-)
+from shd_vit.taps.families.ops import split_heads
 from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
 
 
@@ -28,27 +22,3 @@ class MMPretrainAttention(AttentionFamily):
     def read(self, attn, outputs, call):
         q, k, v = split_heads(outputs['qkv'], attn.num_heads)
         return AttentionTap(q, k, v, attn.proj.weight, q.shape[-1] ** -0.5)
-
-
-@ATTENTION_TAPS.register('mmpretrain.models.utils.attention.BEiTAttention')
-class MMPretrainBEiTAttention(AttentionFamily):
-    """``BEiTAttention``, with its own or the model's relative position bias, or both."""
-
-    outputs = ('qkv',)
-
-    def read(self, attn, outputs, call):
-        q, k, v = split_heads(beit_qkv(attn, outputs, call['x']), attn.num_heads)
-        bias = add_biases(relative_position_bias(attn), call.get('rel_pos_bias'))
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
-
-
-@ATTENTION_TAPS.register('mmpretrain.models.utils.attention.WindowMSA')
-class MMPretrainWindowAttention(AttentionFamily):
-    """``WindowMSA`` of Swin; windows are the batch."""
-
-    outputs = ('qkv',)
-
-    def read(self, attn, outputs, call):
-        q, k, v = split_heads(outputs['qkv'], attn.num_heads)
-        bias = window_bias(attn, call.get('mask'))
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)

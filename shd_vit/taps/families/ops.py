@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -29,18 +28,6 @@ def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor) -> Tensor
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float('-inf'))
 
 
-def beit_qkv(attn: nn.Module, outputs: dict[str, Tensor], x: Tensor) -> Tensor:
-    """(B, N, 3 * H * D) of the BEiTs, for an input x (B, N, E).
-
-    With a bias for queries and values alone they call their projection as a function, and nothing
-    is recorded: it is done again.
-    """
-    if 'qkv' in outputs:
-        return outputs['qkv']
-    bias = torch.cat((attn.q_bias, torch.zeros_like(attn.v_bias), attn.v_bias))
-    return F.linear(x, attn.qkv.weight, bias)
-
-
 def relative_position_bias(attn: nn.Module) -> Tensor | None:
     """(1, H, N, N) from the module's table of relative positions; None if it has none."""
     if attn.relative_position_bias_table is None:
@@ -51,21 +38,6 @@ def relative_position_bias(attn: nn.Module) -> Tensor | None:
         .unflatten(0, index.shape)
         .permute(2, 0, 1)[None]
     )
-
-
-def window_bias(attn: nn.Module, mask: Tensor | None) -> Tensor:
-    """Relative positions, and -inf between the parts of a shifted window.
-
-    Args:
-        attn: With a table of relative positions.
-        mask: (W, N, N), 0 or -100 as the Swins have it, for a batch of B' W windows; or None.
-
-    Returns:
-        (1 or W, H, N, N).
-    """
-    bias = relative_position_bias(attn)
-    # -100 is no weight in float32 at T_a = 1; it would be some at a high T_a.
-    return bias if mask is None else bias.masked_fill((mask < 0)[:, None], float('-inf'))
 
 
 def add_biases(*biases: Tensor | None) -> Tensor | None:

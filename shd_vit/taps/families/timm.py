@@ -1,19 +1,12 @@
-"""timm: ViT, DeiT and others; rotary positions; BEiT; Swin."""
+"""timm: ViT, DeiT and others; rotary positions."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from shd_vit.taps.families.ops import (
-    add_biases,
-    additive_mask,
-    beit_qkv,
-    heads_first,
-    relative_position_bias,
-    split_heads,
-    window_bias,
-)
+from shd_vit.taps.families.beit import beit_qkv
+from shd_vit.taps.families.ops import additive_mask, heads_first, split_heads
 from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
 
 
@@ -67,28 +60,4 @@ class TimmRotaryAttention(TimmAttention):
             q, k = rotate(q), rotate(k)
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
         bias = additive_mask(call.get('attn_mask'), call.get('is_causal', False), q)
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
-
-
-@ATTENTION_TAPS.register('timm.models.beit.Attention')
-class TimmBEiTAttention(AttentionFamily):
-    """BEiT's ``Attention``, with its own or the model's relative position bias, or both."""
-
-    outputs = ('qkv',)
-
-    def read(self, attn, outputs, call):
-        q, k, v = split_heads(beit_qkv(attn, outputs, call['x']), attn.num_heads)
-        bias = add_biases(relative_position_bias(attn), call.get('shared_rel_pos_bias'))
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
-
-
-@ATTENTION_TAPS.register('timm.models.swin_transformer.WindowAttention')
-class TimmWindowAttention(AttentionFamily):
-    """Swin's ``WindowAttention``; windows are the batch."""
-
-    outputs = ('qkv',)
-
-    def read(self, attn, outputs, call):
-        q, k, v = split_heads(outputs['qkv'], attn.num_heads)
-        bias = window_bias(attn, call.get('mask'))
         return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)

@@ -1,0 +1,38 @@
+"""Swin, of mmpretrain and timm."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from shd_vit.taps.families.ops import relative_position_bias, split_heads
+from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
+
+
+@ATTENTION_TAPS.register(
+    'mmpretrain.models.utils.attention.WindowMSA',
+    'timm.models.swin_transformer.WindowAttention',
+)
+class WindowAttention(AttentionFamily):
+    """Windows are the batch: (B' W, H, N, D) for W windows an image of N tokens each."""
+
+    outputs = ('qkv',)
+
+    def read(self, attn, outputs, call):
+        q, k, v = split_heads(outputs['qkv'], attn.num_heads)
+        bias = window_bias(attn, call.get('mask'))
+        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
+
+
+def window_bias(attn: nn.Module, mask: Tensor | None) -> Tensor:
+    """Relative positions, and -inf between the parts of a shifted window.
+
+    Args:
+        attn: With a table of relative positions.
+        mask: (W, N, N), 0 or -100 as the Swins have it, for a batch of B' W windows; or None.
+
+    Returns:
+        (1 or W, H, N, N).
+    """
+    bias = relative_position_bias(attn)
+    # -100 is no weight in float32 at T_a = 1; it would be some at a high T_a.
+    return bias if mask is None else bias.masked_fill((mask < 0)[:, None], float('-inf'))
