@@ -54,7 +54,9 @@ def test_adding_a_family():
     assert_close(model[0].out_proj(attended.transpose(1, 2).flatten(2)), output)
 
 
-def test_adding_a_loss():
+def test_adding_a_loss(monkeypatch):
+    # A copy of the registry, so that other tests don't meet the new loss.
+    monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS.module_dict))
     exec(LOSS, {})
     distiller = build_distiller(losses=dict(cls_token=dict(type='ClassTokenLoss')))
     distiller(*batch(), mode='loss')['loss_cls_token'].backward()

@@ -109,14 +109,15 @@ def _chunk_kl(
     log_p = log_p.log_softmax(-1)
     target = target.to(log_p.dtype)
     if bias is not None:
-        target = target.masked_fill(ignored_rows(bias), 0)
+        ignored = ignored_rows(bias)
+        target = target.masked_fill(ignored, 0)
         # Masked keys are -inf, and 0 * -inf would be NaN.
         log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
     log_ratio = target.clamp(min=torch.finfo(log_p.dtype).tiny).log_().sub_(log_p)
     loss = log_ratio.mul_(target).sum()
     residual = log_p.exp_().sub_(target)
     if bias is not None:
-        residual.masked_fill_(ignored_rows(bias), 0)
+        residual.masked_fill_(ignored, 0)
     grad_query = product(residual, key).mul_(factor)
     grad_key = product(residual.mT, query).mul_(factor)
     return loss, grad_query, grad_key, residual

@@ -9,13 +9,8 @@ import torch
 
 
 def choose(function: Callable, compiled: bool) -> Callable:
-    """``function``, or the one compiled version of it.
-
-    Inside a step that is compiled as a whole it is traced with the rest.
-    """
-    if not compiled or torch.compiler.is_compiling():
-        return function
-    return _compiled(function)
+    """``function``, or the one compiled version of it."""
+    return _compiled(function) if compiled else function
 
 
 @cache

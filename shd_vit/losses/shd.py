@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
@@ -33,7 +34,7 @@ class SHDLoss(DistillationLoss):
         layers: 'uniform': student layer l of L_s learns from teacher layer ceil(l L_t / L_s), so
             that last learns from last. Or a list of (student, teacher) layers, counted from 1.
         compile: Run the maths through torch.compile. None does where a compiler is found; it
-            takes about half a minute once and saves passes over the maps.
+            takes its time at the first batch and saves passes over the maps.
     """
 
     def __init__(
@@ -114,6 +115,8 @@ class SHDLoss(DistillationLoss):
 
     def _is_compiled(self, device_type: str) -> bool:
         """Whether to compile, found out and logged at the first batch."""
+        if torch.compiler.is_compiling():
+            return False  # a step that is compiled as a whole traces this with the rest
         if self.compile is None:
             error = compiler_error(device_type)
             self.compile = error is None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.taps.anatomy import Anatomy
-from shd_vit.taps.registry import AttentionTap
+from shd_vit.taps.registry import AttentionTap, KeepOutput
 
 FINAL = 'final'
 TOKENS = 'tokens'
@@ -90,7 +90,7 @@ class TapBank:
             layer = self.anatomy.layers[number - 1]
             self._handles += layer.family.attach(layer.attn, _Keep(self._store, number))
         for token, module in points.items():
-            hook = _KeepTokens(self._store, token)
+            hook = KeepOutput(_Keep(self._store, TOKENS), token)
             self._handles.append(module.register_forward_hook(hook))
 
     def _token_module(self, token: int | str) -> nn.Module:
@@ -170,27 +170,15 @@ class _Store:
 
 
 class _Keep:
-    """What a family records to. An object, not a closure: deepcopy gives it a store of its own."""
+    """Records for a layer, or for all blocks. An object, so that a deepcopy has its own store."""
 
-    def __init__(self, store: _Store, number: int) -> None:
+    def __init__(self, store: _Store, where: int | str) -> None:
         self.store = store
-        self.number = number
+        self.where = where
 
-    def __call__(self, name: str, value: Any) -> None:
+    def __call__(self, name: int | str, value: Any) -> None:
         if self.store.armed:
-            self.store.keep((self.number, name), value)
-
-
-class _KeepTokens:
-    """Forward hook of a block."""
-
-    def __init__(self, store: _Store, token: int | str) -> None:
-        self.store = store
-        self.token = token
-
-    def __call__(self, module, args, output):
-        if self.store.armed:
-            self.store.keep((TOKENS, self.token), output)
+            self.store.keep((self.where, name), value)
 
 
 def _learns(attn: nn.Module) -> bool:

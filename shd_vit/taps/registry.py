@@ -64,7 +64,7 @@ class AttentionFamily:
         return [
             attn.register_forward_pre_hook(_KeepCall(keep), with_kwargs=True),
             *(
-                module.register_forward_hook(_KeepOutput(keep, name))
+                module.register_forward_hook(KeepOutput(keep, name))
                 for name, module in submodules.items()
                 if module is not None
             ),
@@ -85,7 +85,7 @@ class AttentionFamily:
         raise UnsupportedAttention(f'{_path(type(attn))}: {reason}')
 
 
-class _KeepOutput:
+class KeepOutput:
     """Forward hook. An object, not a closure: deepcopy gives the copy a recorder of its own."""
 
     def __init__(self, keep: Callable[[str, Any], None], name: str) -> None:

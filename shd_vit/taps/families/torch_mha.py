@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shd_vit.taps.families.ops import add_biases, heads_first
+from shd_vit.taps.families.ops import add_biases, additive_mask, heads_first
 from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
 
 
@@ -51,7 +51,6 @@ class TorchAttention(AttentionFamily):
 
 
 def _bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
-    """A mask of this module as additive bias: where bool, True hides a key."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(mask, float('-inf'))
+    """A mask of this module as additive bias: where bool, True hides a key, unlike in SDPA."""
+    is_bool = mask is not None and mask.dtype == torch.bool
+    return additive_mask(~mask if is_bool else mask, False, query)
