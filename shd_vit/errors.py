@@ -17,5 +17,9 @@ class CheckpointError(ShdVitError, RuntimeError):
     """A checkpoint is missing, damaged, does not fit the model, or asks to run code."""
 
 
+class DatasetError(ShdVitError, RuntimeError):
+    """A data set's file is missing, damaged or unfinished, or a sample cannot be read."""
+
+
 class NonFiniteLoss(ShdVitError, FloatingPointError):
     """A loss became NaN or infinite."""

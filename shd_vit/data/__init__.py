@@ -1,0 +1,1 @@
+"""Data that is stored for speed and read with checks."""
