@@ -12,11 +12,9 @@ python tools/benchmark.py --json b.json --plot b.svg --markdown b.md
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -31,14 +29,12 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from rich.console import Console
+from report import ROOT, Table, environment, environment_table, from_tests, show
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import shd_vit
 from shd_vit.engine.cli import run_tool
 from shd_vit.engine.memory import keep_freed_memory
 from shd_vit.errors import ConfigError
@@ -46,7 +42,6 @@ from shd_vit.functional.compiler import compiler_error
 from shd_vit.losses import ModelOutput, SHDLoss
 from shd_vit.taps import AttentionTap
 
-ROOT = Path(__file__).resolve().parent.parent
 PARTS = ('step', 'memory', 'growth', 'families')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TOKENS = (65, 197, 401, 577, 785)
@@ -58,7 +53,7 @@ class LiteralSHDLoss(SHDLoss):
     """The yardstick in the place of SHDLoss."""
 
     def _layer(self, student: AttentionTap, teacher: AttentionTap, s: int, t: int) -> Tensor:
-        return _tests('references').literal_shd(student, teacher, self.temperature)
+        return from_tests('references').literal_shd(student, teacher, self.temperature)
 
 
 def main() -> None:
@@ -84,32 +79,17 @@ def main() -> None:
     parts = args.parts or PARTS
 
     keep_freed_memory()
-    results = {'environment': environment()}
+    works = compiler_error(DEVICE) or 'torch.compile works'
+    results = {'environment': dict(environment(), compiler=works)}
     measure = dict(step=step, memory=memory, growth=growth, families=families)
     for part in parts:
         results[part] = measure[part](args)
     tables = [table for part in ('environment', *parts) for table in TABLES[part](results[part])]
-    for title, rows in tables:
-        _print_table(title, rows)
+    show(tables, args.markdown)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1) + '\n')
-    if args.markdown:
-        Path(args.markdown).write_text('\n'.join(_markdown(*table) for table in tables))
     if args.plot:
         plot(results, args.plot)
-
-
-def environment() -> dict[str, object]:
-    return dict(
-        processor=_processor(),
-        device=torch.cuda.get_device_name() if DEVICE == 'cuda' else 'CPU',
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        shd_vit=shd_vit.__version__,
-        python=platform.python_version(),
-        compiler=compiler_error(DEVICE) or 'torch.compile works',
-        load_before=round(os.getloadavg()[0], 2),
-    )
 
 
 # --- Time and memory of a training step, forward and backward ---------------------------
@@ -294,7 +274,7 @@ def _tap(batch: int, tokens: int, heads: int, learns: bool) -> AttentionTap:
 @torch.no_grad()
 def families(args: argparse.Namespace) -> dict[str, float]:
     """Largest difference between a tapped and the actual map entry, over all layers."""
-    zoo, tap_tests = _tests('taps.zoo'), _tests('taps.test_families')
+    zoo, tap_tests = from_tests('taps.zoo'), from_tests('taps.test_families')
     worst = {}
     for name, build in track(zoo.ZOO.items(), 'families', transient=True):
         torch.manual_seed(0)
@@ -335,24 +315,7 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _tests(name: str):
-    """A module of the tests, which an installed package does not have."""
-    if not (ROOT / 'tests/references.py').is_file():
-        raise ConfigError('the yardstick is in tests/: run this from a clone of the repository')
-    if str(ROOT / 'tests') not in sys.path:
-        sys.path[:0] = [str(ROOT / 'tests')]
-    return importlib.import_module(name)
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def _step_table(results: dict) -> list[tuple[str, list[list[str]]]]:
+def _step_table(results: dict) -> list[Table]:
     rows = [['', 'seconds', 'ratio', 'loss differs by', 'gradient differs by']]
     for name, r in results.items():
         differences = [
@@ -363,7 +326,7 @@ def _step_table(results: dict) -> list[tuple[str, list[list[str]]]]:
     return [('Training step, DeiT3-Small -> DeiT-Tiny, 224 px, float32', rows)]
 
 
-def _memory_table(results: dict) -> list[tuple[str, list[list[str]]]]:
+def _memory_table(results: dict) -> list[Table]:
     rows = [['', 'kept for backward', '/ (q + k)', 'largest tensor made', 'peak of a process']]
     for name, r in results.items():
         mib = [f'{r[key]:.1f} MiB' if key in r else '' for key in ('kept_mib', 'peak_mib')]
@@ -373,7 +336,7 @@ def _memory_table(results: dict) -> list[tuple[str, list[list[str]]]]:
     return [('Memory of SHD alone, and of the process that trains', rows)]
 
 
-def _growth_table(results: dict) -> list[tuple[str, list[list[str]]]]:
+def _growth_table(results: dict) -> list[Table]:
     rows = [['one layer, one image', 'SHD', 'literal', 'literal / SHD']]
     for name, r in results.items():
         ms = r['milliseconds']
@@ -384,8 +347,8 @@ def _growth_table(results: dict) -> list[tuple[str, list[list[str]]]]:
     return [('Growth', rows)]
 
 
-TABLES: dict[str, Callable[[dict], list[tuple[str, list[list[str]]]]]] = dict(
-    environment=lambda r: [('Environment', [['', ''], *([k, str(v)] for k, v in r.items())])],
+TABLES: dict[str, Callable[[dict], list[Table]]] = dict(
+    environment=lambda r: [environment_table(r)],
     step=_step_table,
     memory=_memory_table,
     growth=_growth_table,
@@ -396,21 +359,6 @@ TABLES: dict[str, Callable[[dict], list[tuple[str, list[list[str]]]]]] = dict(
         )
     ],
 )
-
-
-def _print_table(title: str, rows: list[list[str]]) -> None:
-    table = Table(title=title, title_justify='left')
-    for i, heading in enumerate(rows[0]):
-        table.add_column(heading, justify='right' if i else 'left')
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _markdown(title: str, rows: list[list[str]]) -> str:
-    head, *body = (f'| {" | ".join(row)} |' for row in rows)
-    rule = f'| --- |{" ---: |" * (len(rows[0]) - 1)}'
-    return '\n'.join([f'## {title}', '', head, rule, *body, ''])
 
 
 def plot(results: dict, path: str) -> None:
