@@ -1,0 +1,125 @@
+"""What of a source image goes into a `.beton` file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from shd_vit.data.requirements import require_ffcv
+from shd_vit.errors import DatasetError
+
+
+class UndecodableImage(DatasetError):
+    """A file that was read, but is no image, or not all of one."""
+
+
+def load_rgb(image: str | os.PathLike | np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB pixels of a file, as mmpretrain's reader gives them, or of an array.
+
+    Raises:
+        OSError: If the file cannot be read.
+        UndecodableImage: If it was read and is not a whole image.
+        ValueError: If an array is not (H, W) or (H, W, 3) uint8.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f'expected uint8 (H, W) or (H, W, 3), got {image.dtype} {image.shape}')
+        return image
+    with open(image, 'rb') as file:
+        data = file.read()
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode[0] in 'IF':
+                raise ValueError(f'its pixels have more than 8 bits (mode {picture.mode})')
+            ImageOps.exif_transpose(picture, in_place=True)
+            return np.array(picture.convert('RGB'))
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
+        raise UndecodableImage(f'cannot be decoded: {error}') from error
+
+
+class Encoder:
+    """Makes of a sample what is stored. Called from threads.
+
+    Args:
+        samples: As in :func:`~shd_vit.data.writer.write_beton`, like all of the following.
+        classes: How many there are, if that is known.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence,
+        classes: int | None,
+        max_resolution: int | None,
+        quality: int,
+        proportion: float,
+        seed: int,
+    ) -> None:
+        require_ffcv()
+        from ffcv.fields import RGBImageField
+
+        self._samples = samples
+        self._classes = classes
+        self._max_resolution = max_resolution
+        self._proportion = proportion
+        self._seed = seed
+        self._fields = {
+            mode: RGBImageField(write_mode=mode, jpeg_quality=quality) for mode in ('jpg', 'raw')
+        }
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """FFCV's metadata of the image (1,), its bytes (uint8, 1-d), the label.
+
+        Raises:
+            DatasetError: Naming the sample, with whatever went wrong.
+        """
+        name = f'sample {index}'
+        try:
+            image, label = self._samples[index]
+            if not isinstance(image, np.ndarray):
+                name = f'{name} ({os.fspath(image)})'
+            if label < 0 or (self._classes is not None and label >= self._classes):
+                raise ValueError(f'label {label} of {self._classes} classes')
+            pixels = self._scale(load_rgb(image))
+            jpeg = np.random.default_rng([self._seed, index]).random() < self._proportion
+            field = self._fields['jpg' if jpeg else 'raw']
+            metadata, stored = np.zeros(1, field.metadata_type), []
+
+            def malloc(size: int) -> tuple[int, np.ndarray]:
+                stored.append(np.empty(size, np.uint8))
+                return 0, stored[0]
+
+            field.encode(metadata, pixels, malloc)
+            return metadata, stored[0], int(label)
+        except UndecodableImage as error:
+            raise UndecodableImage(f'{name} {error}') from error
+        except Exception as error:
+            raise DatasetError(f'{name}: {type(error).__name__}: {error}') from error
+
+    def _scale(self, pixels: np.ndarray) -> np.ndarray:
+        size = np.array(pixels.shape[1::-1])
+        if self._max_resolution is None or size.max() <= self._max_resolution:
+            return pixels
+        size = np.maximum(1, np.rint(size * (self._max_resolution / size.max()))).astype(int)
+        return cv2.resize(pixels, size.tolist(), interpolation=cv2.INTER_AREA)
+
+
+@contextmanager
+def strict_pillow() -> Iterator[None]:
+    """Some libraries make Pillow fill what is missing of an image with grey."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -1,0 +1,100 @@
+"""The manifest beside a `.beton` file: what the file is to hold, so that damage can be told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from shd_vit.errors import DatasetError
+from shd_vit.version import __version__
+
+if TYPE_CHECKING:
+    from shd_vit.data.beton import Index
+
+MANIFEST_FORMAT = 1
+
+
+def digest(*parts: Any) -> str:
+    """Hash of bytes or arrays, as the manifest holds it. 128 bits: against damage, not malice."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(memoryview(part).cast('B') if isinstance(part, bytes) else part.view('u1'))
+    return state.hexdigest()
+
+
+def manifest_path(path: str | os.PathLike) -> str:
+    return f'{os.fspath(path)}.json'
+
+
+def make_manifest(index: Index, page_digests: list[str], **about: Any) -> dict:
+    """What :func:`read_manifest` gives back.
+
+    Args:
+        index: Of the file.
+        page_digests: Hash per page.
+        about: ``source``, ``options``, ``classes``, ``skipped``; None where unknown.
+    """
+    return dict(
+        format=MANIFEST_FORMAT,
+        shd_vit=__version__,
+        **{key: about.get(key) for key in ('source', 'options', 'classes', 'skipped')},
+        entries=len(index.labels),
+        file_size=index.file_size,
+        page_size=index.page_size,
+        index_digest=index.digest,
+        page_digests=page_digests,
+    )
+
+
+def write_manifest(path: str | os.PathLike, manifest: dict) -> None:
+    """Put a manifest beside a file: all of it or, whatever happens, nothing."""
+    part = hidden_part(manifest_path(path))
+    with open(part, 'w', encoding='utf-8') as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, manifest_path(path))
+    sync_folder(path)
+
+
+def read_manifest(path: str | os.PathLike) -> dict:
+    """The manifest of a file.
+
+    Raises:
+        DatasetError: If it is missing, damaged, or of a newer format.
+    """
+    name = manifest_path(path)
+    try:
+        with open(name, encoding='utf-8') as file:
+            manifest = json.load(file)
+    except FileNotFoundError:
+        raise DatasetError(
+            f'{os.fspath(path)!r} has no manifest, as if FFCV itself had written it: '
+            f'python tools/data/verify_ffcv.py {os.fspath(path)} --adopt checks all of the file '
+            f'and writes {name!r}'
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f'{name!r} cannot be read: {error}') from None
+    if not isinstance(manifest, dict) or manifest.get('format') != MANIFEST_FORMAT:
+        raise DatasetError(f'{name!r} is not a manifest of format {MANIFEST_FORMAT}')
+    missing = {'classes', 'file_size', 'index_digest', 'page_digests'} - manifest.keys()
+    if missing:
+        raise DatasetError(f'{name!r} lacks {sorted(missing)}')
+    return manifest
+
+
+def hidden_part(path: str | os.PathLike) -> str:
+    """Name that a file has until it is whole, in the same folder so that renaming is atomic."""
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.join(folder, f'.{name}.part')
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """Make renames in a file's folder last through a power cut."""
+    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
