@@ -11,12 +11,16 @@ VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'shd_vit/version.py').read_
 EXTRAS = {
     # mmpretrain needs one mmcv. Who has the full mmcv leaves this out: the two clash.
     'lite': ['mmcv-lite>=2.2.0'],
-    'ffcv': ['ffcv>=1.0.2'],
+    # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
+    'ffcv': ['ffcv>=1.0.2', 'numba>=0.68'],
     'dev': [
         'hypothesis>=6.100',
         'pytest>=9.0',
         'pytest-xdist>=3.8',
         'ruff>=0.17',
+        # Photographs to load and to augment.
+        'scikit-image>=0.26',
+        'scikit-learn>=1.9',
         'transformers>=5.23',
     ],
 }

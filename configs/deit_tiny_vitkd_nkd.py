@@ -5,7 +5,7 @@
 # 8 GPUs x 128 images = 1024 a step, 300 epochs.
 _base_ = [
     './_base_/models/deit_tiny_from_deit3_small.py',
-    './_base_/datasets/imagenet.py',
+    './_base_/datasets/imagenet_ffcv.py',
     './_base_/schedules/deit_300e.py',
     './_base_/runtime.py',
 ]

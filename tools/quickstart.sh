@@ -7,6 +7,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup_env.sh
 source .venv/bin/activate
 bash tools/data/prepare_fashion_mnist.sh
+from_ffcv=()
+if python -c 'import ffcv.reader' 2>/dev/null; then
+    beton=data/fashion_mnist/train.beton
+    echo "Training images are read by FFCV, from $beton"
+    [ -e "$beton" ] || python tools/data/write_ffcv.py "$beton" --fashion-mnist data/fashion_mnist
+    from_ffcv=(--ffcv "$beton")
+else
+    echo 'FFCV is not installed: training images are read by mmpretrain'
+fi
 started=$SECONDS
 runs=work_dirs/fashion_mnist
 
@@ -25,7 +34,7 @@ train_and_test() { # ROW TITLE
     mkdir -p "$dir"
     if [ ! -e "$dir/metrics.json" ]; then
         printf '\n== %s\n' "$2"
-        run "$dir/train.txt" python tools/train.py "$config" --resume
+        run "$dir/train.txt" python tools/train.py "$config" --resume "${from_ffcv[@]}"
         run "$dir/test.txt" python tools/test.py "$config" "$(cat "$dir/last_checkpoint")" \
             --work-dir "$dir/test" --out "$dir/metrics.json"
     fi

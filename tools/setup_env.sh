@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Virtual environment with shd_vit, mmpretrain and all that the tests need, in .venv of the
-# repository. Does nothing if setup.py has not changed since. PYTHON picks the interpreter.
+# repository; with FFCV where it can be built. Does nothing if setup.py has not changed since.
+# PYTHON picks the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
@@ -31,5 +32,12 @@ quiet=()
 .venv/bin/pip install "${quiet[@]}" --disable-pip-version-check -e '.[lite,dev]'
 # OpenCV's wheel leaves two shared libraries to the system.
 .venv/bin/python -c 'import cv2' 2>/dev/null || debian_packages libgl1 libglib2.0-0
+# FFCV is compiled against these two; who has neither them nor root goes without.
+if ! .venv/bin/python -c 'import ffcv.reader' 2>/dev/null; then
+    pkg-config --exists libturbojpeg opencv4 2>/dev/null \
+        || (debian_packages g++ pkg-config python3-dev libturbojpeg0-dev libopencv-dev) || true
+    .venv/bin/pip install "${quiet[@]}" --disable-pip-version-check -e '.[ffcv]' \
+        || echo 'FFCV could not be built: its loaders, and the tests of them, are left out' >&2
+fi
 rm -f .venv/installed-*
 touch "$stamp"

@@ -3,6 +3,7 @@
 import torch
 
 import shd_vit  # noqa: F401  (registers)
+from shd_vit.data.config import train_from_ffcv
 from shd_vit.engine.cli import build_runner, config_parser, read_config, run_tool
 from shd_vit.errors import ConfigError
 
@@ -31,9 +32,17 @@ def main() -> None:
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate during training'
     )
+    parser.add_argument(
+        '--ffcv',
+        metavar='BETON',
+        help='train from this .beton file with the transforms of the config; '
+        'tools/data/write_ffcv.py writes one',
+    )
     args = parser.parse_args()
     cfg = read_config(args)
 
+    if args.ffcv:
+        train_from_ffcv(cfg, args.ffcv)
     if args.amp == 'bfloat16':
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
     elif args.amp:

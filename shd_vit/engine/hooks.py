@@ -10,7 +10,10 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+
+from shd_vit.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -51,6 +54,33 @@ class PlainCheckpointHook(Hook):
             if isinstance(value, dict):
                 history, count = value['log_history'].numpy(), value['count_history'].numpy()
                 scalars[name] = HistoryBuffer(history, count, value['max_length'])
+
+
+@HOOKS.register_module()
+class ChannelOrderHook(Hook):
+    """Refuses a loader that gives RGB to a data_preprocessor that expects BGR, or the reverse.
+
+    Red and blue swapped is nothing that a loss curve shows.
+    """
+
+    def before_train(self, runner) -> None:
+        self._check(runner, runner.train_dataloader, 'train_dataloader')
+
+    def before_val_epoch(self, runner) -> None:
+        self._check(runner, runner.val_dataloader, 'val_dataloader')
+
+    def before_test_epoch(self, runner) -> None:
+        self._check(runner, runner.test_dataloader, 'test_dataloader')
+
+    def _check(self, runner, loader, name: str) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        to_rgb = getattr(getattr(model, 'data_preprocessor', None), 'to_rgb', None)
+        order = getattr(loader, 'channel_order', None)  # torch's DataLoader does not say
+        if order in ('rgb', 'bgr') and to_rgb is not None and to_rgb != (order == 'bgr'):
+            raise ConfigError(
+                f'{name}.channel_order={order!r}, but data_preprocessor.to_rgb={to_rgb} expects '
+                f'{"BGR" if to_rgb else "RGB"}: the model would see red and blue swapped'
+            )
 
 
 def plain(value: Any) -> Any:

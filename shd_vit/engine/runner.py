@@ -17,8 +17,9 @@ from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from shd_vit.data.registry import DATA_LOADERS
 from shd_vit.engine.checkpoint import insert_weights, safe_load
-from shd_vit.engine.hooks import EpochSeedHook, PlainCheckpointHook
+from shd_vit.engine.hooks import ChannelOrderHook, EpochSeedHook, PlainCheckpointHook
 from shd_vit.engine.launch import init_gloo
 from shd_vit.engine.memory import keep_freed_memory
 from shd_vit.errors import ConfigError
@@ -33,6 +34,7 @@ class DistillRunner(Runner):
       torch's safe unpickler. Resuming and testing refuse weights that do not fit.
     - Every epoch is seeded on its own: an interrupted run, resumed, ends like one that was not.
     - A batch that does not fit the schedule and a missing data folder are refused at the start.
+    - A dataloader dict with a ``type``, such as FFCVLoader, is built from DATA_LOADERS.
     """
 
     _is_testing = False
@@ -57,6 +59,7 @@ class DistillRunner(Runner):
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(EpochSeedHook())
         self.register_hook(PlainCheckpointHook())
+        self.register_hook(ChannelOrderHook())
 
     def build_optim_wrapper(self, optim_wrapper) -> OptimWrapper:
         wrapper = super().build_optim_wrapper(optim_wrapper)
@@ -70,6 +73,12 @@ class DistillRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
+        if isinstance(dataloader, dict) and 'type' in dataloader:
+            # What mmpretrain's tools set for torch's DataLoader; others see to it themselves.
+            extra = ('collate_fn', 'persistent_workers', 'pin_memory')
+            loader = {key: value for key, value in dataloader.items() if key not in extra}
+            loader.setdefault('seed', None if diff_rank_seed else seed)
+            return DATA_LOADERS.build(loader)
         if isinstance(dataloader, dict):
             _check_data_root(dataloader.get('dataset'))
             dataloader = copy.deepcopy(dataloader)

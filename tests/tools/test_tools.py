@@ -315,13 +315,15 @@ def test_compare_prints_a_row_a_file(tmp_path):
     assert re.search(r'small .*80\.00', output)
 
 
-def test_the_papers_config_trains_and_tests_on_a_folder_of_jpegs(tmp_path):
-    """configs/deit_tiny_shd.py as it stands, but for sizes: DeiT3-Small from a local checkpoint."""
+@pytest.mark.parametrize('config', ['deit_tiny_shd', 'deit_tiny_shd_folder'])
+def test_the_papers_config_trains_and_tests(config, tmp_path):
+    """As it stands, but for sizes: made JPEGs, and DeiT3-Small from a local checkpoint."""
     image = np.random.default_rng(0).integers(0, 255, (80, 100, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / 'image.jpg')
+    imagenet = tmp_path / 'imagenet'
     for split in ('train', 'val'):
         for number in range(1000):
-            folder = tmp_path / 'imagenet' / split / f'n{number:08}'
+            folder = imagenet / split / f'n{number:08}'
             folder.mkdir(parents=True)
             (folder / '0.JPEG').symlink_to(tmp_path / 'image.jpg')
     teacher = MODELS.build(get_config('mmpretrain::deit3/deit3-small-p16_64xb64_in1k.py').model)
@@ -335,22 +337,29 @@ def test_the_papers_config_trains_and_tests_on_a_folder_of_jpegs(tmp_path):
         'param_scheduler.1.begin': 0,
         'default_hooks.logger.interval': 1,
     }
-    for split in ('train', 'val', 'test'):
-        sizes[f'{split}_dataloader.dataset.data_root'] = tmp_path / 'imagenet'
+    for split in ('val', 'test') if config == 'deit_tiny_shd' else ('train', 'val', 'test'):
+        sizes[f'{split}_dataloader.dataset.data_root'] = imagenet
         sizes[f'{split}_dataloader.dataset.indices'] = 8
     for split in ('val', 'test'):
         sizes[f'{split}_dataloader.batch_size'] = 4
         sizes[f'{split}_dataloader.num_workers'] = 1
+    if config == 'deit_tiny_shd':
+        pytest.importorskip('ffcv', reason='FFCV is an optional extra')
+        sizes['train_dataloader.beton'] = imagenet / 'train.beton'
+        run(
+            sys.executable, 'tools/data/write_ffcv.py', imagenet / 'train.beton',
+            '--imagenet-folder', imagenet / 'train', '--limit', '8',
+        )  # fmt: skip
     changes = ['--cfg-options', *(f'{key}={value}' for key, value in sizes.items())]
     output = run(
-        sys.executable, 'tools/train.py', 'configs/deit_tiny_shd.py',
+        sys.executable, 'tools/train.py', f'configs/{config}.py',
         '--work-dir', tmp_path / 'work', *changes,
     )  # fmt: skip
     assert '[1][2/2]' in output
     assert '12<-12' in output
     assert re.search(r'5,717,\d+ .* 12 .* 3', output), 'DeiT-Tiny: 5.7 M, 12 layers, 3 heads'
     output = run(
-        sys.executable, 'tools/test.py', 'configs/deit_tiny_shd.py',
+        sys.executable, 'tools/test.py', f'configs/{config}.py',
         tmp_path / 'work/epoch_1.pth', '--work-dir', tmp_path / 'work', *changes,
     )  # fmt: skip
     assert 'accuracy/top5' in output

@@ -1,0 +1,91 @@
+"""JPEG decoding with the libturbojpeg that FFCV is linked with; unlike FFCV's, it reports errors.
+
+FFCV drops the return code, and a damaged image shows whatever its buffer held before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from functools import cache
+
+import numpy as np
+
+from shd_vit.data.requirements import require_ffcv
+
+# turbojpeg.h, the 2.x API, which 3.x still has. The default DCT is Pillow's (FFCV's is the fast,
+# less accurate one).
+PIXEL_FORMAT = {'rgb': 0, 'bgr': 1}
+STOP_ON_WARNING = 8192
+
+
+class JPEGError(ValueError):
+    """Bytes that are not a whole JPEG of the recorded size."""
+
+
+def decode(data: bytes, height: int, width: int, out: np.ndarray, channel_order: str) -> None:
+    """Decode a JPEG into ``out`` (height, width, 3), uint8 and contiguous. Holds no GIL.
+
+    Args:
+        channel_order: 'rgb' or 'bgr', that of ``out``.
+
+    Raises:
+        JPEGError: If the image has another size, or if any byte of it made the decoder complain.
+    """
+    if out.shape != (height, width, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f'out must be contiguous uint8 of {(height, width, 3)}, got {out.shape}')
+    library, handle = _library(), _handle()
+    size = [ctypes.c_int() for _ in range(4)]  # width, height, subsampling, colour space
+    failed = library.tjDecompressHeader3(handle, data, len(data), *map(ctypes.byref, size))
+    if not failed and (size[0].value, size[1].value) != (width, height):
+        raise JPEGError(
+            f'JPEG of {size[0].value}x{size[1].value} pixels where {width}x{height} were recorded'
+        )
+    if failed or library.tjDecompress2(
+        handle, data, len(data), out.ctypes.data, width, 0, height, PIXEL_FORMAT[channel_order],
+        STOP_ON_WARNING,
+    ):  # fmt: skip
+        raise JPEGError(library.tjGetErrorStr2(handle).decode())
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    require_ffcv()
+    import ffcv._libffcv
+
+    # Names are looked up in what the library is linked with, too.
+    library = ctypes.CDLL(ffcv._libffcv.__file__)
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    library.tjInitDecompress.restype = pointer
+    library.tjDestroy.argtypes = [pointer]
+    library.tjGetErrorStr2.argtypes = [pointer]
+    library.tjGetErrorStr2.restype = ctypes.c_char_p
+    library.tjDecompressHeader3.argtypes = [
+        pointer, ctypes.c_char_p, ctypes.c_ulong, *[ctypes.POINTER(integer)] * 4
+    ]  # fmt: skip
+    library.tjDecompress2.argtypes = [
+        pointer, ctypes.c_char_p, ctypes.c_ulong, pointer, *[integer] * 5
+    ]  # fmt: skip
+    return library
+
+
+class _Decompressor:
+    def __init__(self) -> None:
+        library = _library()
+        self.handle = library.tjInitDecompress()
+        if not self.handle:
+            raise MemoryError('libturbojpeg could not make a decompressor')
+        self._destroy = library.tjDestroy  # globals are gone when the interpreter ends
+
+    def __del__(self) -> None:
+        self._destroy(self.handle)
+
+
+_thread = threading.local()
+
+
+def _handle() -> int:
+    """This thread's decompressor, which ends with the thread."""
+    if not hasattr(_thread, 'decompressor'):
+        _thread.decompressor = _Decompressor()
+    return _thread.decompressor.handle
