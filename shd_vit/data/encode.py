@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from shd_vit.data.requirements import require_ffcv
 from shd_vit.errors import DatasetError
@@ -41,6 +41,8 @@ def load_rgb(image: str | os.PathLike | np.ndarray) -> np.ndarray:
                 raise ValueError(f'its pixels have more than 8 bits (mode {picture.mode})')
             ImageOps.exif_transpose(picture, in_place=True)
             return np.array(picture.convert('RGB'))
+    except UnidentifiedImageError:
+        raise UndecodableImage('cannot be decoded: it is no image that Pillow knows') from None
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
         raise UndecodableImage(f'cannot be decoded: {error}') from error
 
@@ -61,6 +63,7 @@ class Encoder:
         quality: int,
         proportion: float,
         seed: int,
+        page_size: int,
     ) -> None:
         require_ffcv()
         from ffcv.fields import RGBImageField
@@ -70,6 +73,7 @@ class Encoder:
         self._max_resolution = max_resolution
         self._proportion = proportion
         self._seed = seed
+        self._page_size = page_size
         self._fields = {
             mode: RGBImageField(write_mode=mode, jpeg_quality=quality) for mode in ('jpg', 'raw')
         }
@@ -100,6 +104,8 @@ class Encoder:
                 return 0, stored[0]
 
             field.encode(metadata, pixels, malloc)
+            if stored[0].size > self._page_size:
+                raise ValueError(f'{stored[0].size:,} bytes do not fit page_size={self._page_size}')
             return metadata, stored[0], int(label)
         except UndecodableImage as error:
             raise UndecodableImage(f'{name} {error}') from error

@@ -92,7 +92,9 @@ def write_beton(
     _check_options(len(samples), workers=workers, page_size=page_size, **options)
     if os.path.exists(path) and not overwrite:
         raise DatasetError(f'{path!r} exists already, and was not to be overwritten (--force)')
-    encoder = Encoder(samples, None if classes is None else len(classes), **options)
+    encoder = Encoder(
+        samples, None if classes is None else len(classes), page_size=page_size, **options
+    )
     part = hidden_part(path)
     with _one_writer(part), strict_pillow():
         writer = _beton_writer(part, page_size)
@@ -199,7 +201,7 @@ def _beton_writer(path: str, page_size: int) -> Any:
             for sample in encoded:
                 if isinstance(sample, UndecodableImage):
                     if not skip_bad:
-                        raise sample
+                        raise DatasetError(f'{sample}; --skip-bad leaves such images out')
                     skipped.append(str(sample))
                     tqdm.write(f'skipped {sample}', file=sys.stderr)
                     continue
