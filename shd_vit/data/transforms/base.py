@@ -1,0 +1,139 @@
+"""What a transform is, and how configs become transforms."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from random import Random
+from typing import Any, NoReturn
+
+import numpy as np
+from mmengine.registry import Registry
+
+from shd_vit.errors import ConfigError
+
+# Add a transform with `@FFCV_TRANSFORMS.register_module()`.
+FFCV_TRANSFORMS = Registry('transform of the FFCV loader', scope='shd_vit')
+
+
+class Transform:
+    """Changes one image (h, w, 3) uint8.
+
+    All randomness is in :meth:`draw`, which knows the size only, so that :meth:`apply` is a
+    function of the image and the parameters and may run on any thread.
+    """
+
+    def draw(self, rng: Random, height: int, width: int) -> tuple:
+        """Parameters for one image of that size."""
+        return ()
+
+    def apply(self, image: np.ndarray, *params: Any) -> np.ndarray:
+        """The changed image, which may be ``image`` itself, overwritten."""
+        raise NotImplementedError(f'{type(self).__name__} must define apply()')
+
+    def __call__(self, image: np.ndarray, rng: Random) -> np.ndarray:
+        """Draw and apply.
+
+        Raises:
+            ValueError: If ``image`` is not (h, w, 3) uint8 of at least one pixel.
+        """
+        image = as_image(image)
+        return self.apply(image, *self.draw(rng, *image.shape[:2]))
+
+
+def build_transforms(cfgs: Sequence[dict], channel_order: str = 'rgb') -> list[Transform]:
+    """Transforms of mmpretrain's configs.
+
+    Args:
+        cfgs: Dicts with a registered ``type``, and its arguments.
+        channel_order: 'rgb' or 'bgr', the order of the images' channels. Colours in configs are in
+            the same order.
+
+    Raises:
+        ConfigError: If a type or a field is not known, or a value not supported.
+    """
+    if channel_order not in ('rgb', 'bgr'):
+        refuse('build_transforms', 'channel_order', channel_order, "'rgb' or 'bgr'")
+    return [_build(dict(cfg), channel_order) for cfg in cfgs]
+
+
+def _build(cfg: dict, channel_order: str) -> Transform:
+    name = cfg.pop('type', None)
+    known = FFCV_TRANSFORMS.module_dict
+    if name not in known:
+        refuse('pipeline', 'type', name, f'one of {sorted(known)}')
+    fields = inspect.signature(known[name]).parameters
+    if 'channel_order' in fields:
+        cfg.setdefault('channel_order', channel_order)
+    anything = any(field.kind is field.VAR_KEYWORD for field in fields.values())
+    for field in cfg:
+        if field not in fields and not anything:
+            refuse(name, field, cfg[field], f'no such field, only {sorted(fields)}')
+    missing = [
+        field.name
+        for field in fields.values()
+        if field.default is field.empty and field.kind is field.POSITIONAL_OR_KEYWORD
+    ]
+    for field in missing:
+        if field not in cfg:
+            refuse(name, field, None, 'it has no default')
+    return known[name](**cfg)
+
+
+def refuse(transform: str, field: str, value: Any, allowed: str) -> NoReturn:
+    """Raise the :class:`ConfigError` of a field of a transform."""
+    raise ConfigError(f'{transform}: {field}={value!r} is not supported; allowed: {allowed}')
+
+
+def check_pillow_bicubic(transform: str, backend: str, interpolation: str) -> None:
+    """Refuse any other resampling than Pillow's bicubic, which is the recipe's."""
+    if backend != 'pillow':
+        refuse(transform, 'backend', backend, "'pillow'")
+    if interpolation != 'bicubic':
+        refuse(transform, 'interpolation', interpolation, "'bicubic'")
+
+
+def size_pair(transform: str, field: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """An int, or two, as two positive ints."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
+        refuse(transform, field, value, 'a positive int, or two')
+    return pair
+
+
+def triple(transform: str, field: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    """A number for each channel."""
+    values = (value,) * 3 if isinstance(value, (int, float)) else tuple(value)
+    if len(values) != 3 or not all(isinstance(x, (int, float)) for x in values):
+        refuse(transform, field, value, 'a number, or one for each of three channels')
+    return values
+
+
+def check_range(
+    transform: str, field: str, value: Sequence[float], low: float, high: float
+) -> tuple[float, float]:
+    """Two numbers, low <= first <= second <= high."""
+    value = tuple(value)
+    if len(value) != 2 or not low <= value[0] <= value[1] <= high:
+        refuse(transform, field, value, f'(min, max) with {low} <= min <= max <= {high}')
+    return value
+
+
+def check_probability(transform: str, field: str, value: float) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        refuse(transform, field, value, 'a number from 0 to 1')
+    return value
+
+
+def as_image(image: np.ndarray) -> np.ndarray:
+    """``image``, C-contiguous.
+
+    Raises:
+        ValueError: If it is not (h, w, 3) uint8 of at least one pixel.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f'expected a uint8 image (h, w, 3) of at least one pixel, '
+            f'got {image.dtype} {image.shape}'
+        )
+    return np.ascontiguousarray(image)
