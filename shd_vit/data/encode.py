@@ -121,11 +121,16 @@ class Encoder:
 
 
 @contextmanager
-def strict_pillow() -> Iterator[None]:
-    """Some libraries make Pillow fill what is missing of an image with grey."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
+def library_settings() -> Iterator[None]:
+    """Pillow does not fill what is missing of an image with grey, as some libraries have it do.
+
+    OpenCV starts no threads: it would a core, in each of ours.
+    """
+    lenient, threads = ImageFile.LOAD_TRUNCATED_IMAGES, cv2.getNumThreads()
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    cv2.setNumThreads(1)
     try:
         yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+        cv2.setNumThreads(threads)

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shd_vit.data.beton import Index, open_beton
-from shd_vit.data.encode import Encoder, UndecodableImage, strict_pillow
+from shd_vit.data.encode import Encoder, UndecodableImage, library_settings
 from shd_vit.data.manifest import (
     digest,
     hidden_part,
@@ -66,8 +66,8 @@ def write_beton(
         classes: Names of the classes, for the manifest.
         source: Where the samples come from, for the manifest.
         max_resolution: Images with a longer side, in pixels, are scaled down to it, by averaging
-            areas (cv2's INTER_AREA) as FFCV does: nothing rings, nothing aliases, and what FFCV's
-            recipes report holds. None keeps all sizes.
+            areas (cv2's INTER_AREA) as FFCV does: nothing rings, nothing aliases. None keeps all
+            sizes.
         quality: Of JPEGs, 1 to 100.
         proportion: Of images stored as JPEGs; the others are stored as pixels. Which are, depends
             on ``seed`` and the sample's index alone.
@@ -96,7 +96,7 @@ def write_beton(
         samples, None if classes is None else len(classes), page_size=page_size, **options
     )
     part = hidden_part(path)
-    with _one_writer(part), strict_pillow():
+    with _one_writer(part), library_settings():
         writer = _beton_writer(part, page_size)
         skipped = writer.write(encoder, workers, skip_bad)
         with open_beton(part) as file:

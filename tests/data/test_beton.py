@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from shd_vit.data.manifest import manifest_path, read_manifest
 from shd_vit.data.writer import write_beton
 from shd_vit.errors import DatasetError
 
+ROOT = Path(__file__).parents[2]
 COUNT, PAGE = 60, 1 << 21
 CLASSES = ['cat', 'dog', 'eel']
 
@@ -108,6 +112,19 @@ def test_samples_are_what_was_written(written):
             else:
                 assert data == image.tobytes()
     assert 10 < sum(kinds) < COUNT - 10
+
+
+def test_reading_needs_neither_ffcv_nor_numba(written):
+    code = """
+import sys
+sys.modules.update(ffcv=None, numba=None)
+import shd_vit
+from shd_vit.data.beton import Beton
+print(len(Beton(sys.argv[1]).read(3)[0]))
+"""
+    output = subprocess.check_output([sys.executable, '-c', code, written], cwd=ROOT, timeout=100)
+    with Beton(written) as beton:
+        assert int(output) == len(beton.read(3)[0])
 
 
 def test_threads_read_the_same(written):
