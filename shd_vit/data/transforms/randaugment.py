@@ -18,6 +18,7 @@ from shd_vit.data.transforms.base import (
     triple,
 )
 from shd_vit.data.transforms.kernels import color, histogram, warp
+from shd_vit.data.transforms.kernels.rotate import rotate
 
 # ITU-R 601 luminance, in 1/65536.
 LUMA = {'rgb': (19595, 38470, 7471), 'bgr': (7471, 38470, 19595)}
@@ -45,7 +46,7 @@ TIMM_INCREASING = (
 # Positive angles turn clockwise and positive shifts go right and down, as mmpretrain's; Pillow's
 # own arguments are of the opposite sign.
 def _rotate(image, value, policy):
-    return warp.rotate(image, -value, policy.fill)
+    return rotate(image, -value, policy.fill)
 
 
 def _shear(image, value, policy):
@@ -113,6 +114,7 @@ OPS = {
     ),
     'Translate': _Op(_translate, 'magnitude', True, dict(_WARP, direction='horizontal')),
 }
+HPARAMS = {'prob', 'random_negative_prob', *(field for op in OPS.values() for field in op.fields)}
 
 
 class Policy:
@@ -224,6 +226,9 @@ class RandAugment(Transform):
             refuse(name, 'channel_order', channel_order, "'rgb' or 'bgr'")
         level = magnitude_level, magnitude_std, total_level
         hparams = dict(pad_val=128) if hparams is None else hparams
+        unknown = set(hparams) - HPARAMS
+        if unknown:
+            refuse(name, 'hparams', hparams, f'fields {sorted(HPARAMS)}')
         self.policies = [Policy(cfg, hparams, level, channel_order) for cfg in policies]
         self.num_policies = num_policies
 

@@ -54,9 +54,13 @@ def _blend(degenerate, value, factor):
 
 
 @njit(nogil=True, cache=True)
-def _luma(a, b, c, weights):
-    """ITU-R 601 luminance in 16 fractional bits, rounded."""
-    return (a * weights[0] + b * weights[1] + c * weights[2] + 0x8000) >> 16
+def _luminance(flat, weights):
+    """ITU-R 601 luminance (pixels,) uint8, rounded, of weights in 1/65536."""
+    a, b, c = np.int32(weights[0]), np.int32(weights[1]), np.int32(weights[2])
+    gray = np.empty(len(flat) // 3, np.uint8)
+    for i in range(len(gray)):
+        gray[i] = (flat[3 * i] * a + flat[3 * i + 1] * b + flat[3 * i + 2] * c + 0x8000) >> 16
+    return gray
 
 
 @njit(nogil=True, cache=True)
@@ -71,10 +75,11 @@ def brightness(image, factor):
 def contrast(image, factor, weights):
     """Blend with the mean luminance. ``weights`` are 16-bit integers, one a channel."""
     flat, factor = image.reshape(-1), np.float32(factor)
+    gray = _luminance(flat, weights)
     total = 0
-    for i in range(0, len(flat), 3):
-        total += _luma(flat[i], flat[i + 1], flat[i + 2], weights)
-    mean = np.int32(total / (len(flat) // 3) + 0.5)
+    for i in range(len(gray)):
+        total += gray[i]
+    mean = np.int32(total / len(gray) + 0.5)
     for i in range(len(flat)):
         flat[i] = _blend(mean, flat[i], factor)
     return image
@@ -84,11 +89,12 @@ def contrast(image, factor, weights):
 def saturation(image, factor, weights):
     """Blend each pixel with its luminance."""
     flat, factor = image.reshape(-1), np.float32(factor)
-    for i in range(0, len(flat), 3):
-        gray = np.int32(_luma(flat[i], flat[i + 1], flat[i + 2], weights))
-        flat[i] = _blend(gray, flat[i], factor)
-        flat[i + 1] = _blend(gray, flat[i + 1], factor)
-        flat[i + 2] = _blend(gray, flat[i + 2], factor)
+    gray = _luminance(flat, weights)
+    spread = np.empty(len(flat), np.uint8)  # once a channel, so that the blend is contiguous
+    for i in range(len(gray)):
+        spread[3 * i] = spread[3 * i + 1] = spread[3 * i + 2] = gray[i]
+    for i in range(len(flat)):
+        flat[i] = _blend(spread[i], flat[i], factor)
     return image
 
 
@@ -98,13 +104,20 @@ def sharpness(image, factor):
     height, width, _ = image.shape
     n, factor = 3 * width, np.float32(factor)
     source, out = image.reshape(height, n), np.empty((height, n), np.uint8)
-    out[0], out[height - 1] = source[0], source[height - 1]
-    for y in range(1, height - 1):
-        above, here, below, line = source[y - 1], source[y], source[y + 1], out[y]
-        line[:3], line[n - 3 :] = here[:3], here[n - 3 :]
-        for i in range(3, n - 3):
-            total = np.int32(4 * here[i])
-            for j in range(i - 3, i + 4, 3):
-                total += np.int32(above[j]) + np.int32(here[j]) + np.int32(below[j])
-            line[i] = _blend((2 * total + 13) // 26, here[i], factor)  # rounded total / 13
+    columns = np.empty(n, np.int32)
+    for y in range(height):
+        here, line = source[y], out[y]
+        for i in range(n):
+            line[i] = here[i]
+        if not 0 < y < height - 1:
+            continue
+        above, below = source[y - 1], source[y + 1]
+        for i in range(n):
+            columns[i] = np.int32(above[i]) + np.int32(here[i]) + np.int32(below[i])
+        left, middle, right = columns[: n - 6], columns[3 : n - 3], columns[6:]
+        center, inner = here[3 : n - 3], line[3 : n - 3]
+        for i in range(n - 6):
+            total = np.int32(left[i] + middle[i] + right[i] + 4 * np.int32(center[i]))
+            mean = np.int32(np.float32(total) * np.float32(1 / 13) + np.float32(0.5))
+            inner[i] = _blend(mean, center[i], factor)
     return out.reshape(height, width, 3)

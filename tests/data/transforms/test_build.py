@@ -1,0 +1,194 @@
+"""Configs, errors and the contract with a loader."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+
+import numpy as np
+import pytest
+
+pytest.importorskip('numba')
+
+from shd_vit.data.transforms import (
+    FFCV_TRANSFORMS,
+    RandAugment,
+    Transform,
+    build_transforms,
+    warm_up,
+)
+from shd_vit.errors import ConfigError
+
+MEAN, STD = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
+RECIPE = [
+    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(
+        type='RandAugment',
+        policies='timm_increasing',
+        num_policies=2,
+        total_level=10,
+        magnitude_level=9,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[round(x) for x in MEAN], interpolation='bicubic'),
+    ),
+    dict(
+        type='RandomErasing',
+        erase_prob=0.25,
+        mode='rand',
+        min_area_ratio=0.02,
+        max_area_ratio=1 / 3,
+        fill_color=MEAN,
+        fill_std=STD,
+    ),
+]
+IMAGE = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+
+
+def run(transforms, seed):
+    image, rng = IMAGE.copy(), Random(seed)
+    for transform in transforms:
+        image = transform(image, rng)
+    return image
+
+
+def test_pixels_depend_on_the_seed_alone():
+    transforms = build_transforms(RECIPE, 'bgr')
+    expected = [run(transforms, seed) for seed in range(40)]
+    assert all(image.shape == (224, 224, 3) and image.flags.c_contiguous for image in expected)
+    assert len({image.tobytes() for image in expected}) == 40
+    with ThreadPoolExecutor(4) as pool:
+        again = list(pool.map(lambda seed: run(build_transforms(RECIPE, 'bgr'), seed), range(40)))
+    for ours, theirs in zip(again, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_kernels_are_compiled_once():
+    """Whatever is drawn, arguments have the types that warm_up compiled for."""
+    warm_up()
+    from shd_vit.data.transforms.kernels import color, flip, histogram, noise, rotate, warp
+
+    transforms = build_transforms(RECIPE)
+    kernels = [
+        getattr(module, name)
+        for module in (color, flip, histogram, noise, rotate, warp)
+        for name in vars(module)
+        if hasattr(getattr(module, name), 'signatures') and not name.startswith('_')
+    ]
+    before = {kernel: len(kernel.signatures) for kernel in kernels}
+    for seed in range(60):
+        run(transforms, seed)
+    assert len(kernels) > 10
+    assert before == {kernel: 1 for kernel in kernels}
+    assert before == {kernel: len(kernel.signatures) for kernel in kernels}
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'words'),
+    [
+        (dict(type='Mosaic'), 'pipeline: type'),
+        (dict(), 'pipeline: type'),
+        (dict(RECIPE[0], backend='cv2'), 'RandomResizedCrop: backend'),
+        (dict(RECIPE[0], interpolation='bilinear'), 'RandomResizedCrop: interpolation'),
+        (dict(RECIPE[0], scale=0), 'RandomResizedCrop: scale'),
+        (dict(RECIPE[0], scale=(1, 2, 3)), 'RandomResizedCrop: scale'),
+        (dict(RECIPE[0], crop_ratio_range=(1, 0.5)), 'RandomResizedCrop: crop_ratio_range'),
+        (dict(RECIPE[0], aspect_ratio_range=(0, 1)), 'RandomResizedCrop: aspect_ratio_range'),
+        (dict(RECIPE[0], max_attempts=-1), 'RandomResizedCrop: max_attempts'),
+        (dict(RECIPE[0], size=2), 'RandomResizedCrop: size=2'),
+        (dict(type='RandomResizedCrop'), 'RandomResizedCrop: scale'),
+        (dict(RECIPE[1], direction='vertical'), 'RandomFlip: direction'),
+        (dict(RECIPE[1], prob=1.5), 'RandomFlip: prob'),
+        (dict(RECIPE[2], policies='v0'), 'RandAugment: policies'),
+        (dict(RECIPE[2], policies=[dict(type='Cutout')]), 'RandAugment: policies'),
+        (dict(RECIPE[2], policies=[dict(type='Invert', thr=1)]), 'Invert: thr'),
+        (dict(RECIPE[2], policies=[dict(type='Solarize')]), 'Solarize: thr'),
+        (dict(RECIPE[2], hparams=dict(pad_val=3)), 'Rotate: interpolation'),
+        (dict(RECIPE[2], hparams=dict(pad_val=0.5, interpolation='bicubic')), 'pad_val'),
+        (dict(RECIPE[2], hparams=dict(padval=3, interpolation='bicubic')), 'hparams'),
+        (dict(RECIPE[2], num_policies=0), 'RandAugment: num_policies'),
+        (dict(RECIPE[2], magnitude_std='big'), 'RandAugment: magnitude_std'),
+        (dict(RECIPE[2], magnitude_level=-1), 'RandAugment: magnitude_level'),
+        (dict(RECIPE[2], total_level=0), 'RandAugment: total_level'),
+        (dict(RECIPE[3], mode='pixel'), 'RandomErasing: mode'),
+        (dict(RECIPE[3], erase_prob=2), 'RandomErasing: erase_prob'),
+        (dict(RECIPE[3], max_area_ratio=0.01), 'RandomErasing: max_area_ratio'),
+        (dict(RECIPE[3], fill_color=[1, 2]), 'RandomErasing: fill_color'),
+        (dict(type='ResizeEdge', scale=256), 'ResizeEdge: backend'),
+        (
+            dict(RECIPE[0], type='ResizeEdge', edge='tall'),
+            'ResizeEdge: edge',
+        ),
+        (dict(type='CenterCrop', crop_size=-1), 'CenterCrop: crop_size'),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(cfg, words):
+    with pytest.raises(ConfigError, match=words):
+        build_transforms([cfg])
+
+
+def test_channel_order_is_checked():
+    with pytest.raises(ConfigError, match='channel_order'):
+        build_transforms(RECIPE, 'gbr')
+
+
+@pytest.mark.parametrize(
+    'image',
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 1), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_other_images_are_refused(image):
+    for transform in build_transforms(RECIPE):
+        with pytest.raises(ValueError, match='expected a uint8 image'):
+            transform(image, Random(0))
+
+
+def test_a_view_is_taken():
+    for seed in range(8):
+        for transform in build_transforms(RECIPE):
+            view = IMAGE[::2, 10:90]
+            ours = transform(view.copy(), Random(seed))
+            np.testing.assert_array_equal(transform(view, Random(seed)), ours)
+
+
+def test_policies_can_be_listed():
+    augment = RandAugment(
+        [dict(type='Posterize', bits=2, prob=1.0), dict(type='Solarize', thr=100.5, prob=1.0)],
+        num_policies=1,
+        magnitude_level=9,
+    )
+    results = {augment(IMAGE.copy(), Random(seed)).tobytes() for seed in range(20)}
+    assert results == {
+        (IMAGE & 0xC0).tobytes(),
+        np.where(IMAGE < 100.5, IMAGE, 255 - IMAGE).tobytes(),
+    }
+
+
+def test_a_user_adds_a_transform():
+    @FFCV_TRANSFORMS.register_module()
+    class Darken(Transform):
+        def __init__(self, by):
+            self.by = by
+
+        def draw(self, rng, height, width):
+            return (rng.randrange(self.by),)
+
+        def apply(self, image, amount):
+            return image // (1 + amount)
+
+    try:
+        [darken] = build_transforms([dict(type='Darken', by=1)])
+        np.testing.assert_array_equal(darken(IMAGE, Random(0)), IMAGE)
+    finally:
+        FFCV_TRANSFORMS.module_dict.pop('Darken')
+
+
+def test_the_package_does_not_import_numba():
+    code = "import sys, shd_vit; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
