@@ -12,7 +12,7 @@ EXTRAS = {
     # mmpretrain needs one mmcv. Who has the full mmcv leaves this out: the two clash.
     'lite': ['mmcv-lite>=2.2.0'],
     # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
-    'ffcv': ['ffcv>=1.0.2', 'numba>=0.68'],
+    'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
     'dev': [
         'hypothesis>=6.100',
         'pytest>=9.0',

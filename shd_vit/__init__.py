@@ -9,6 +9,7 @@ import warnings
 from shd_vit.errors import (
     CheckpointError,
     ConfigError,
+    DatasetError,
     NonFiniteLoss,
     ShdVitError,
     UnsupportedAttention,
@@ -33,6 +34,7 @@ __all__ = [
     'ATTENTION_TAPS',
     'CheckpointError',
     'ConfigError',
+    'DatasetError',
     'DistillationLoss',
     'KDLoss',
     'NKDLoss',

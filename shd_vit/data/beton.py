@@ -45,8 +45,8 @@ def open_beton(path: str) -> Any:
         return open(path, 'rb', buffering=0)
     except OSError as error:
         raise DatasetError(
-            f'{path!r} cannot be opened ({error.strerror}): '
-            'tools/data/write_ffcv.py writes such a file'
+            f'{path!r} cannot be opened ({error.strerror}); to write it: '
+            f'python tools/data/write_ffcv.py {path} --imagenet-folder FOLDER'
         ) from None
 
 
@@ -243,6 +243,11 @@ class Beton:
             )
         return data, height, width, mode == JPEG
 
+    @property
+    def metainfo(self) -> dict:
+        """What mmengine's evaluators read of a data set."""
+        return {} if self.classes is None else dict(classes=self.classes)
+
     def close(self) -> None:
         self._file.close()
         self._fd = -1  # the number may soon be another file's
@@ -252,3 +257,7 @@ class Beton:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, '_file'):
+            self._file.close()

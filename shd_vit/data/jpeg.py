@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from shd_vit.data.requirements import require_ffcv
+from shd_vit.data.requirements import ffcv_library
 
 # turbojpeg.h, the 2.x API, which 3.x still has. The default DCT is Pillow's (FFCV's is the fast,
 # less accurate one).
@@ -50,11 +50,8 @@ def decode(data: bytes, height: int, width: int, out: np.ndarray, channel_order:
 
 @cache
 def _library() -> ctypes.CDLL:
-    require_ffcv()
-    import ffcv._libffcv
-
     # Names are looked up in what the library is linked with, too.
-    library = ctypes.CDLL(ffcv._libffcv.__file__)
+    library = ctypes.CDLL(str(ffcv_library()))
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     library.tjInitDecompress.restype = pointer
     library.tjDestroy.argtypes = [pointer]

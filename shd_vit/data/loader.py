@@ -18,6 +18,8 @@ from mmengine.logging import print_log
 from mmpretrain.registry import DATA_SAMPLERS
 from mmpretrain.structures import DataSample
 
+from shd_vit.data.beton import Beton
+from shd_vit.data.jpeg import decode
 from shd_vit.data.registry import DATA_LOADERS
 from shd_vit.errors import ConfigError, DatasetError
 
@@ -72,8 +74,7 @@ class FFCVLoader:
         prefetch: int = 2,
         seed: int | None = None,
     ) -> None:
-        # These two need ffcv and numba, which a plain install leaves out.
-        from shd_vit.data.beton import Beton
+        # numba, which a plain install leaves out.
         from shd_vit.data.transforms import build_transforms
 
         if num_workers is None:
@@ -158,8 +159,6 @@ class FFCVLoader:
             ) from error
 
     def _decode(self, index: int) -> np.ndarray:
-        from shd_vit.data.jpeg import decode
-
         data, height, width, is_jpeg = self.dataset.read(index)
         image = self._buffer(height * width * 3).reshape(height, width, 3)
         if is_jpeg:

@@ -4,6 +4,8 @@ import gc
 import io
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -277,10 +279,19 @@ def open_files():
 
 
 def test_torchs_threads_are_left_alone(raw):
-    """FFCV as it is sets them to the number of its workers."""
-    before = torch.get_num_threads()
-    list(loader(raw, num_workers=before + 2))
-    assert torch.get_num_threads() == before
+    """Importing FFCV sets them to 1, its Loader to the number of its workers."""
+    script = f"""
+import torch
+torch.set_num_threads(2)
+from shd_vit.data.loader import FFCVLoader
+from shd_vit.data.requirements import require_ffcv
+list(FFCVLoader({raw!r}, 4, num_workers=3))
+assert torch.get_num_threads() == 2
+require_ffcv()
+assert torch.get_num_threads() == 2
+import ffcv.loader
+"""
+    subprocess.run([sys.executable, '-c', script], check=True, timeout=120)
 
 
 # --- Errors -------------------------------------------------------------------------------

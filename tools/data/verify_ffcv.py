@@ -18,7 +18,7 @@ from tqdm import tqdm
 from shd_vit.data.beton import JPEG, Beton, Index, open_beton
 from shd_vit.data.jpeg import JPEGError, decode
 from shd_vit.data.manifest import digest, make_manifest, manifest_path, write_manifest
-from shd_vit.data.requirements import require_ffcv
+from shd_vit.data.requirements import ffcv_library
 from shd_vit.engine.cli import run_tool
 from shd_vit.errors import DatasetError
 
@@ -135,7 +135,7 @@ def main() -> None:
         '--workers', type=int, default=cores, help='threads (default: one a core, %(default)s)'
     )
     args = parser.parse_args()
-    require_ffcv()
+    ffcv_library()
     bad = 0
     for path in args.files:
         try:

@@ -1,6 +1,6 @@
 """Write a .beton file for FFCVLoader, with a manifest beside it. FFCV's own Loader reads it, too.
 
-ImageNet, about 300 GB of folders into about 100 GB:
+ImageNet, or any folder with a sub-folder of images a class:
   python tools/data/write_ffcv.py data/imagenet/train.beton --imagenet-folder data/imagenet/train
   python tools/data/write_ffcv.py data/imagenet/val.beton --imagenet-folder data/imagenet/val
 
@@ -106,8 +106,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--proportion', type=float, metavar='P',
-        help='of images stored as JPEGs, 0 to 1; the others are stored as pixels, which need about '
-        '5 times the space and no decoding (default: 1, and 0 for data sets that hold arrays)',
+        help='of images stored as JPEGs, 0 to 1; the others are stored as pixels, larger and '
+        'with nothing to decode (default: 1, and 0 for data sets that hold arrays)',
     )  # fmt: skip
     parser.add_argument('--workers', type=int, help='threads (default: one a core)')
     parser.add_argument(
