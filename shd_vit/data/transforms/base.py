@@ -137,3 +137,17 @@ def as_image(image: np.ndarray) -> np.ndarray:
             f'got {image.dtype} {image.shape}'
         )
     return np.ascontiguousarray(image)
+
+
+def check_box(image: np.ndarray, top: int, left: int, height: int, width: int) -> None:
+    """Refuse a box that kernels, which check no bounds, would read or write outside ``image``.
+
+    Raises:
+        ValueError: If the box is empty or sticks out.
+    """
+    h, w = image.shape[:2]
+    if not (0 <= top < top + height <= h and 0 <= left < left + width <= w):
+        raise ValueError(
+            f'the box top={top}, left={left}, height={height}, width={width} is not in the image '
+            f'of {h} x {w} pixels'
+        )

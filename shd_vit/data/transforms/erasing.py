@@ -14,6 +14,7 @@ from shd_vit.data.transforms.base import (
     FFCV_TRANSFORMS,
     Transform,
     as_image,
+    check_box,
     check_probability,
     check_range,
     refuse,
@@ -92,6 +93,8 @@ class RandomErasing(Transform):
         return top, left, h, w, rng.getrandbits(63)  # 63: an int64 to the kernel, whatever is drawn
 
     def apply(self, image, top, left, height, width, seed):
-        if not height:
+        if not height or not width:
             return image
-        return fill_noise(as_image(image), top, left, height, width, self.tables, seed)
+        image = as_image(image)
+        check_box(image, top, left, height, width)
+        return fill_noise(image, top, left, height, width, self.tables, seed)

@@ -12,6 +12,7 @@ from shd_vit.data.transforms.base import (
     FFCV_TRANSFORMS,
     Transform,
     as_image,
+    check_box,
     check_pillow_bicubic,
     check_probability,
     check_range,
@@ -25,7 +26,14 @@ from shd_vit.data.transforms.kernels.resample import bicubic_weights, resize
 def resize_box(
     image: np.ndarray, top: int, left: int, height: int, width: int, size: tuple[int, int]
 ) -> np.ndarray:
-    """Pillow's bicubic resize of a box to ``size`` (height, width)."""
+    """Pillow's bicubic resize of a box to ``size`` (height, width).
+
+    Raises:
+        ValueError: If the box is not in the image, or ``size`` has no pixel.
+    """
+    check_box(image, top, left, height, width)
+    if min(size) < 1:
+        raise ValueError(f'{height} x {width} pixels cannot be resized to {size[0]} x {size[1]}')
     across, down = bicubic_weights(width, size[1]), bicubic_weights(height, size[0])
     return resize(image, top, left, height, width, *across, *down)
 

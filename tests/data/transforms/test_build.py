@@ -149,6 +149,14 @@ def test_other_images_are_refused(image):
             transform(image, Random(0))
 
 
+def test_a_box_that_is_not_in_the_image_is_refused():
+    crop, _, _, erase = build_transforms(RECIPE)
+    for transform, rest in ((crop, ()), (erase, (7,))):
+        for box in ((-1, 0, 9, 9), (0, 0, 151, 9), (0, 150, 9, 51), (0, 0, -1, 9)):
+            with pytest.raises(ValueError, match='not in the image'):
+                transform.apply(IMAGE.copy(), *box, *rest)
+
+
 def test_a_view_is_taken():
     for seed in range(8):
         for transform in build_transforms(RECIPE):

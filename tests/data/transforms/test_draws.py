@@ -31,6 +31,11 @@ def both(**cfg):
     return build_transforms([cfg])[0], TRANSFORMS.build(cfg)
 
 
+def boxes(drawn):
+    """(top, left, h, w) with h / w and h * w, which tell a joint distribution from its margins."""
+    return [(*box, box[2] / box[3], box[2] * box[3]) for box in drawn]
+
+
 def assert_alike(ours, theirs):
     """Each column of (draws, columns) has the same distribution. Seeds are fixed."""
     for a, b in zip(np.transpose(ours), np.transpose(theirs), strict=True):
@@ -44,8 +49,8 @@ def test_crop_boxes(size):
     )
     rng, image = Random(0), np.empty((*size, 3), np.uint8)
     assert_alike(
-        [ours.draw(rng, *size) for _ in range(DRAWS)],
-        [theirs.rand_crop_params(image) for _ in range(DRAWS)],
+        boxes(ours.draw(rng, *size) for _ in range(DRAWS)),
+        boxes(theirs.rand_crop_params(image) for _ in range(DRAWS)),
     )
 
 
@@ -77,7 +82,7 @@ def test_erased_rectangles(size):
     applied = [params[:4] for params in drawn if params[2]]
     assert abs(len(applied) / len(drawn) - 0.25) < 0.012
     assert len({params[4] for params in drawn}) > len(applied)  # a seed each
-    assert_alike(applied, [theirs.random_patch(*size) for _ in range(DRAWS)])
+    assert_alike(boxes(applied), boxes(theirs.random_patch(*size) for _ in range(DRAWS)))
 
 
 def test_flip_rate():
@@ -113,6 +118,10 @@ def test_randaugment_magnitudes(index, std):
         assert set(values) == {0.0}
         return
     expected = [reference.random_negative(reference.random_magnitude()) for _ in range(draws)]
+    low, high = sorted(reference.magnitude_range)
+    assert all(low <= abs(value) <= high for value in values)
+    if std == 0.5:  # the level is clipped to 10: the end of the range itself is drawn
+        assert any(abs(value) == reference.magnitude_range[1] for value in values)
     if std:
         assert_alike([[v] for v in values], [[v] for v in expected])
     else:
