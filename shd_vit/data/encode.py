@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from shd_vit.data.requirements import require_ffcv
+from shd_vit.data.beton import IMAGE, JPEG, RAW
+from shd_vit.data.tiles import encode
 from shd_vit.errors import DatasetError
 
 
@@ -65,18 +66,13 @@ class Encoder:
         seed: int,
         page_size: int,
     ) -> None:
-        require_ffcv()
-        from ffcv.fields import RGBImageField
-
         self._samples = samples
         self._classes = classes
         self._max_resolution = max_resolution
         self._proportion = proportion
         self._seed = seed
         self._page_size = page_size
-        self._fields = {
-            mode: RGBImageField(write_mode=mode, jpeg_quality=quality) for mode in ('jpg', 'raw')
-        }
+        self._quality = quality
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -96,17 +92,16 @@ class Encoder:
                 raise ValueError(f'label {label} of {self._classes} classes')
             pixels = self._scale(load_rgb(image))
             jpeg = np.random.default_rng([self._seed, index]).random() < self._proportion
-            field = self._fields['jpg' if jpeg else 'raw']
-            metadata, stored = np.zeros(1, field.metadata_type), []
-
-            def malloc(size: int) -> tuple[int, np.ndarray]:
-                stored.append(np.empty(size, np.uint8))
-                return 0, stored[0]
-
-            field.encode(metadata, pixels, malloc)
-            if stored[0].size > self._page_size:
-                raise ValueError(f'{stored[0].size:,} bytes do not fit page_size={self._page_size}')
-            return metadata, stored[0], int(label)
+            stored = encode(pixels, self._quality) if jpeg else pixels.reshape(-1)
+            if stored.size > self._page_size:
+                raise ValueError(f'{stored.size:,} bytes do not fit page_size={self._page_size}')
+            height, width = pixels.shape[:2]
+            if max(height, width) >= 1 << 16:
+                raise ValueError(f'{width}x{height} pixels: FFCV has 16 bits for each')
+            metadata = np.zeros(1, IMAGE)
+            metadata['mode'] = JPEG if jpeg else RAW
+            metadata['height'], metadata['width'] = height, width
+            return metadata, stored, int(label)
         except UndecodableImage as error:
             raise UndecodableImage(f'{name} {error}') from error
         except Exception as error:

@@ -146,27 +146,39 @@ class FFCVLoader:
     def _load(self, index: int, epoch: int) -> np.ndarray:
         """One sample, (H, W, C) uint8. The array may be overwritten by this thread's next."""
         try:
-            image = self._decode(index)
+            stored = self.dataset.read(index)
             rng = random.Random(f'{self.sampler.seed} {epoch} {index}')
-            for transform in self._pipeline:
+            if not self._pipeline:
+                return self._output(self._decode(*stored))
+            first, *others = self._pipeline
+            params = first.draw(rng, *stored[1:3])
+            image = first.apply(self._decode(*stored, first.box(*params)), *params)
+            for transform in others:
                 image = transform(image, rng)
-            return image[..., : CHANNELS[self.channel_order]]
+            return self._output(image)
+        except DatasetError:
+            raise
         except Exception as error:
-            if isinstance(error, DatasetError):
-                raise
             raise DatasetError(
                 f'{self.dataset.path}: sample {index}: {type(error).__name__}: {error}'
             ) from error
 
-    def _decode(self, index: int) -> np.ndarray:
-        data, height, width, is_jpeg = self.dataset.read(index)
+    def _decode(
+        self, data: bytes, height: int, width: int, is_jpeg: bool, box: tuple | None = None
+    ) -> np.ndarray:
+        """The image, or an image of which a box is right and the rest is anything."""
         image = self._buffer(height * width * 3).reshape(height, width, 3)
         if is_jpeg:
-            decode(data, height, width, image, self._order)
+            decode(data, height, width, image, self._order, box)
         else:
-            pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            image[:] = pixels[..., ::-1] if self._order == 'bgr' else pixels
+            top, left, rows, columns = box or (0, 0, height, width)
+            part = np.s_[top : top + rows, left : left + columns]
+            pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)[part]
+            image[part] = pixels[..., ::-1] if self._order == 'bgr' else pixels
         return image
+
+    def _output(self, image: np.ndarray) -> np.ndarray:
+        return image[..., : CHANNELS[self.channel_order]]
 
     def _buffer(self, size: int) -> np.ndarray:
         """Memory of this thread: fresh pages for every image cost a tenth of decoding it."""

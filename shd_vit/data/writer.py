@@ -31,6 +31,7 @@ from shd_vit.data.manifest import (
     sync_folder,
     write_manifest,
 )
+from shd_vit.data.requirements import require_ffcv
 from shd_vit.errors import ConfigError, DatasetError
 
 MIN_PAGE_SIZE = 1 << 21  # FFCV's
@@ -156,6 +157,7 @@ def _check_options(
 
 def _beton_writer(path: str, page_size: int) -> Any:
     """FFCV's writer, fed by threads. Defined in here because importing FFCV takes seconds."""
+    require_ffcv()
     from ffcv.fields import IntField, RGBImageField
     from ffcv.memory_allocator import MemoryAllocator
     from ffcv.writer import DatasetWriter
@@ -207,7 +209,7 @@ def _beton_writer(path: str, page_size: int) -> Any:
                     continue
                 metadata, data, label = sample
                 pages.set_current_sample(count)
-                metadata['data_ptr'], place = pages.malloc(data.size)
+                metadata['pointer'], place = pages.malloc(data.size)
                 place[:] = data
                 rows[count] = metadata[0], label, zlib.crc32(data)
                 count += 1

@@ -27,6 +27,13 @@ class Transform:
         """Parameters for one image of that size."""
         return ()
 
+    def box(self, *params: Any) -> tuple[int, int, int, int] | None:
+        """Top, left, height and width of all that :meth:`apply` reads; None: it may read anything.
+
+        Of the first transform of a pipeline, the loader asks this before it decodes the image.
+        """
+        return None
+
     def apply(self, image: np.ndarray, *params: Any) -> np.ndarray:
         """The changed image, which may be ``image`` itself, overwritten."""
         raise NotImplementedError(f'{type(self).__name__} must define apply()')

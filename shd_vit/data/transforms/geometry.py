@@ -85,6 +85,9 @@ class RandomResizedCrop(Transform):
             w = round(height * self.ratios[1])
         return (height - h) // 2, (width - w) // 2, h, w
 
+    def box(self, *params):
+        return params
+
     def apply(self, image, top, left, height, width):
         return resize_box(as_image(image), top, left, height, width, self.size)
 
