@@ -344,9 +344,37 @@ def first_batch(name: str, folder: str, args: argparse.Namespace) -> float:
 
 
 def operations(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Grey levels between each operation and Pillow's, over photographs and parameters."""
-    oracles = from_tests('data.transforms.oracles')
-    return oracles.differences()
+    """Grey levels between an operation and Pillow's, over photographs and parameters.
+
+    ``mean`` is the worst mean of an image, ``max`` the worst pixel; the same for mmpretrain's
+    operations, which are OpenCV's.
+    """
+    from shd_vit.data.transforms.geometry import resize_box
+
+    photographs = [photograph[:300, :400].copy() for photograph in _photographs()[:4]]
+    results: dict[str, dict[str, float]] = {}
+
+    def compare(name: str, key: str, image: np.ndarray, pillow: np.ndarray) -> None:
+        difference = np.abs(image.astype(int) - pillow)
+        row = results.setdefault(name, {})
+        for what, value in (('mean', difference.mean()), ('max', difference.max())):
+            row[f'{key}_{what}'] = max(row.get(f'{key}_{what}', 0.0), float(value))
+
+    bicubic = Image.Resampling.BICUBIC
+    for photograph in photographs:
+        for top, left, height, width in ((0, 0, 300, 400), (13, 57, 250, 190), (99, 5, 60, 80)):
+            box = np.ascontiguousarray(photograph[top : top + height, left : left + width])
+            expected = np.asarray(Image.fromarray(box).resize((224, 224), bicubic))
+            ours = resize_box(photograph, top, left, height, width, (224, 224))
+            compare('crop and resize', 'ours', ours, expected)
+    for case in track(
+        list(from_tests('data.transforms.oracles').cases()), description='operations'
+    ):
+        for photograph in photographs:
+            expected = case.pillow(photograph)
+            compare(case.name, 'ours', case.ours(photograph), expected)
+            compare(case.name, 'mmpretrain', case.mmpretrain(photograph), expected)
+    return results
 
 
 # --- Tables and plot ----------------------------------------------------------------------
@@ -366,13 +394,23 @@ def _speed_table(results: dict) -> list[Table]:
     return [('Images a second', rows)]
 
 
+def _operations_table(results: dict) -> list[Table]:
+    rows = [['grey levels from Pillow', 'mean', 'max', "mmpretrain's mean", "mmpretrain's max"]]
+    for name, r in results.items():
+        theirs = ['', '']
+        if 'mmpretrain_max' in r:
+            theirs = [f'{r["mmpretrain_mean"]:.3f}', f'{r["mmpretrain_max"]:.0f}']
+        rows.append([name, f'{r["ours_mean"]:.4f}', f'{r["ours_max"]:.0f}', *theirs])
+    return [('Operations', rows)]
+
+
 TABLES: dict[str, Callable[[dict], list[Table]]] = dict(
     environment=lambda r: [environment_table(r)],
     speed=_speed_table,
     start=lambda r: [
         ('Seconds to the first batch', [['', 's'], *([k, f'{v:.1f}'] for k, v in r.items())])
     ],
-    operations=lambda r: [],
+    operations=_operations_table,
 )
 
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,7 +74,7 @@ class FFCVLoader:
         seed: int | None = None,
     ) -> None:
         # numba, which a plain install leaves out.
-        from shd_vit.data.transforms import build_transforms
+        from shd_vit.data.transforms import build_transforms, warm_up
 
         if num_workers is None:
             num_workers = _share_of_cores()
@@ -106,13 +105,13 @@ class FFCVLoader:
         self._order = 'bgr' if channel_order == 'bgr' else 'rgb'
         self._pipeline = build_transforms(_between_reading_and_packing(pipeline), self._order)
         self._thread = threading.local()
-        started = time.perf_counter()
+        print_log(f'{beton}: {len(self.dataset):,} images, {num_workers} threads', 'current')
+        seconds = warm_up(self._pipeline)
+        if seconds > 2:
+            print_log(
+                f'Compiled the augmentation in {seconds:.0f} s; kept for later runs', 'current'
+            )
         self._shape = self._load(0, epoch=0).shape
-        print_log(
-            f'{beton}: {len(self.dataset):,} images, {num_workers} threads; kernels ready in '
-            f'{time.perf_counter() - started:.1f} s',
-            'current',
-        )
 
     def __len__(self) -> int:
         """Batches an epoch, of this process."""

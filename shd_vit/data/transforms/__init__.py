@@ -7,9 +7,7 @@ its pool of threads.
 from __future__ import annotations
 
 import time
-from random import Random
-
-import numpy as np
+from collections.abc import Iterable
 
 from shd_vit.data.transforms.base import FFCV_TRANSFORMS, Transform, build_transforms
 from shd_vit.data.transforms.erasing import RandomErasing
@@ -30,15 +28,9 @@ __all__ = [
 ]
 
 
-def warm_up() -> float:
-    """Compile every kernel, or load it from numba's cache; the seconds that took."""
+def warm_up(transforms: Iterable[Transform]) -> float:
+    """Compile the kernels of transforms, or load them from numba's cache; the seconds it took."""
     start = time.perf_counter()
-    image = np.zeros((20, 20, 3), np.uint8)
-    bicubic = dict(backend='pillow', interpolation='bicubic')
-    augment = RandAugment('timm_increasing', 1, 9, hparams=dict(interpolation='bicubic'))
-    image = RandomResizedCrop(16, **bicubic)(image, Random(0))
-    image = RandomFlip(1.0)(image, Random(0))
-    for policy in augment.policies:
-        image = policy.apply(image, 0.5)
-    RandomErasing(1.0, mode='rand')(image, Random(0))
+    for transform in transforms:
+        transform.warm_up()
     return time.perf_counter() - start

@@ -38,6 +38,9 @@ class Transform:
         """The changed image, which may be ``image`` itself, overwritten."""
         raise NotImplementedError(f'{type(self).__name__} must define apply()')
 
+    def warm_up(self) -> None:
+        """Run every kernel once, so that none is compiled between images."""
+
     def __call__(self, image: np.ndarray, rng: Random) -> np.ndarray:
         """Draw and apply.
 
@@ -85,6 +88,11 @@ def _build(cfg: dict, channel_order: str) -> Transform:
         if field not in cfg:
             refuse(name, field, None, 'it has no default')
     return known[name](**cfg)
+
+
+def small_image() -> np.ndarray:
+    """(20, 20, 3) zeros, for :meth:`Transform.warm_up`."""
+    return np.zeros((20, 20, 3), np.uint8)
 
 
 def refuse(transform: str, field: str, value: Any, allowed: str) -> NoReturn:

@@ -18,6 +18,7 @@ from shd_vit.data.transforms.base import (
     check_probability,
     check_range,
     refuse,
+    small_image,
     triple,
 )
 from shd_vit.data.transforms.kernels.noise import fill_noise
@@ -91,6 +92,9 @@ class RandomErasing(Transform):
         top = rng.randrange(height - h) if h < height else 0
         left = rng.randrange(width - w) if w < width else 0
         return top, left, h, w, rng.getrandbits(63)  # 63: an int64 to the kernel, whatever is drawn
+
+    def warm_up(self):
+        self.apply(small_image(), 2, 2, 3, 3, 1)
 
     def apply(self, image, top, left, height, width, seed):
         if not height or not width:

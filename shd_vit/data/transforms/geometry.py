@@ -18,6 +18,7 @@ from shd_vit.data.transforms.base import (
     check_range,
     refuse,
     size_pair,
+    small_image,
 )
 from shd_vit.data.transforms.kernels.flip import flip_horizontally
 from shd_vit.data.transforms.kernels.resample import bicubic_weights, resize
@@ -88,6 +89,9 @@ class RandomResizedCrop(Transform):
     def box(self, *params):
         return params
 
+    def warm_up(self):
+        resize_box(small_image(), 2, 2, 10, 12, self.size)
+
     def apply(self, image, top, left, height, width):
         return resize_box(as_image(image), top, left, height, width, self.size)
 
@@ -104,6 +108,9 @@ class RandomFlip(Transform):
     def draw(self, rng: Random, height: int, width: int) -> tuple[bool]:
         """Whether to flip."""
         return (rng.random() < self.prob,)
+
+    def warm_up(self):
+        flip_horizontally(small_image())
 
     def apply(self, image, flip):
         return flip_horizontally(as_image(image)) if flip else image
@@ -132,6 +139,9 @@ class ResizeEdge(Transform):
             refuse('ResizeEdge', 'edge', edge, "'short', 'long', 'width' or 'height'")
         self.scale, _ = size_pair('ResizeEdge', 'scale', scale)
         self.edge = edge
+
+    def warm_up(self):
+        resize_box(small_image(), 0, 0, 20, 20, (10, 12))
 
     def apply(self, image):
         image = as_image(image)

@@ -15,6 +15,7 @@ from shd_vit.data.transforms.base import (
     as_image,
     check_probability,
     refuse,
+    small_image,
     triple,
 )
 from shd_vit.data.transforms.kernels import color, histogram, warp
@@ -241,6 +242,10 @@ class RandAugment(Transform):
             if value is not None:
                 drawn.append((index, value))
         return tuple(drawn)
+
+    def warm_up(self):
+        for policy in self.policies:
+            policy.apply(small_image(), 0.5)
 
     def apply(self, image, *drawn):
         image = as_image(image)
