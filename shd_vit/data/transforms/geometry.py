@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from random import Random
 
+import cv2
 import numpy as np
 
 from shd_vit.data.transforms.base import (
@@ -20,8 +21,7 @@ from shd_vit.data.transforms.base import (
     size_pair,
     small_image,
 )
-from shd_vit.data.transforms.kernels.flip import flip_horizontally
-from shd_vit.data.transforms.kernels.resample import bicubic_weights, resize
+from shd_vit.data.transforms.kernels.resample import resize
 
 
 def resize_box(
@@ -35,8 +35,7 @@ def resize_box(
     check_box(image, top, left, height, width)
     if min(size) < 1:
         raise ValueError(f'{height} x {width} pixels cannot be resized to {size[0]} x {size[1]}')
-    across, down = bicubic_weights(width, size[1]), bicubic_weights(height, size[0])
-    return resize(image, top, left, height, width, *across, *down)
+    return resize(image, top, left, height, width, size)
 
 
 @FFCV_TRANSFORMS.register_module()
@@ -109,11 +108,8 @@ class RandomFlip(Transform):
         """Whether to flip."""
         return (rng.random() < self.prob,)
 
-    def warm_up(self):
-        flip_horizontally(small_image())
-
     def apply(self, image, flip):
-        return flip_horizontally(as_image(image)) if flip else image
+        return cv2.flip(as_image(image), 1) if flip else image
 
 
 @FFCV_TRANSFORMS.register_module()

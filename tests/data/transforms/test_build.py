@@ -67,13 +67,13 @@ def test_pixels_depend_on_the_seed_alone():
 
 def test_kernels_are_compiled_once():
     """Whatever is drawn, arguments have the types that warm_up compiled for."""
-    from shd_vit.data.transforms.kernels import color, flip, histogram, noise, rotate, warp
+    from shd_vit.data.transforms.kernels import color, histogram, noise, rotate, warp
 
     transforms = build_transforms(RECIPE)
     assert warm_up(transforms) > 0
     kernels = [
         getattr(module, name)
-        for module in (color, flip, histogram, noise, rotate, warp)
+        for module in (color, histogram, noise, rotate, warp)
         for name in vars(module)
         if hasattr(getattr(module, name), 'signatures') and not name.startswith('_')
     ]

@@ -3,7 +3,7 @@
 Pillow filters 8-bit images with weights of 22 fractional bits, one axis after the other, rounding
 to 8 bits after each (https://github.com/python-pillow/Pillow/blob/12.0.0/src/libImaging/Resample.c).
 Columns of an interleaved image are filtered along contiguous memory, which vectorises; rows are
-not, so the box is transposed, filtered by the same kernel and transposed back.
+not, so OpenCV transposes the box for the same kernel, and transposes it back.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 
+import cv2
 import numpy as np
 from numba import njit
 
@@ -70,75 +71,47 @@ def _bicubic(x):
 
 
 @njit(nogil=True, cache=True)
-def _transpose(source, left, columns):
-    """Columns of bytes (rows, n), as rows; sixteen values at a time fill a vector."""
-    rows = source.shape[0]
-    target = np.empty((columns, rows), np.uint8)
-    if rows < 16:
-        for column in range(columns):
-            for row in range(rows):
-                target[column, row] = source[row, left + column]
-        return target
-    for block in range(0, rows, 16):
-        top = min(block, rows - 16)  # the last block overlaps the one before
-        lines = source[top : top + 16]
-        for column in range(columns):
-            vector = target[column, top : top + 16]
-            for row in range(16):
-                vector[row] = lines[row, left + column]
-    return target
-
-
-@njit(nogil=True, cache=True)
-def _down(source, left, first, weights, target):
-    """Filter the first axis of bytes (rows, k, left + n or more) into ``target`` (out, k, n)."""
+def _filter(source, left, n, first, weights):
+    """Filter the first axis of bytes (rows, k, left + n or more): (len(first), k, n)."""
     last = source.shape[0] - 1
-    n = target.shape[2]
     right = left + n
+    out = np.empty((len(first), source.shape[1], n), np.uint8)
     total = np.empty(n, np.int32)
-    for out in range(target.shape[0]):
-        for k in range(target.shape[1]):
+    for y in range(len(first)):
+        for k in range(source.shape[1]):
             for i in range(n):
                 total[i] = 1 << (PRECISION - 1)
             for tap in range(0, weights.shape[1], GROUP):
-                row = first[out] + tap
-                k0, k1, k2, k3 = weights[out, tap : tap + GROUP]
+                row = first[y] + tap
+                k0, k1, k2, k3 = weights[y, tap : tap + GROUP]
                 s0 = source[min(row, last), k, left:right]
                 s1 = source[min(row + 1, last), k, left:right]
                 s2 = source[min(row + 2, last), k, left:right]
                 s3 = source[min(row + 3, last), k, left:right]
                 for i in range(n):
                     total[i] += k0 * s0[i] + k1 * s1[i] + k2 * s2[i] + k3 * s3[i]
-            line = target[out, k]
+            line = out[y, k]
             for i in range(n):
                 line[i] = min(max(total[i] >> PRECISION, 0), 255)
+    return out
 
 
-@njit(nogil=True, cache=True)
-def _across(source, left, width, first, weights):
-    """Filter ``width`` pixels of rows of interleaved bytes (rows, n), from byte ``left`` on."""
-    columns = _transpose(source, left, 3 * width).reshape(width, 3, -1)
-    target = np.empty((len(first), 3, len(source)), np.uint8)
-    _down(columns, 0, first, weights, target)
-    return _transpose(target.reshape(-1, len(source)), 0, len(source))
-
-
-@njit(nogil=True, cache=True)
-def resize(image, top, left, height, width, across, across_weights, down, down_weights):
-    """Bicubic resize of a box of ``image`` (h, w, 3) uint8.
-
-    ``across, across_weights`` and ``down, down_weights`` are :func:`bicubic_weights` of the box's
-    width and height.
-    """
-    rows = image.reshape(len(image), -1)[top : top + height]
-    out_height, out_width = len(down), len(across)
+def resize(
+    image: np.ndarray, top: int, left: int, height: int, width: int, size: tuple[int, int]
+) -> np.ndarray:
+    """Bicubic resize of a box of ``image`` (h, w, 3) uint8 to ``size`` (height, width)."""
+    rows = image.reshape(len(image), 1, -1)[top : top + height]
+    down, across = bicubic_weights(height, size[0]), bicubic_weights(width, size[1])
     # As Pillow 13 chooses (found by experiment; earlier ones always filter rows first).
-    if height - out_height > 2 * max(width - out_width, 0):
-        low = np.empty((out_height, 1, 3 * width), np.uint8)
-        _down(rows.reshape(height, 1, -1), 3 * left, down, down_weights, low)
-        out = _across(low.reshape(out_height, -1), 0, width, across, across_weights)
-        return out.reshape(out_height, out_width, 3)
-    narrow = _across(rows, 3 * left, width, across, across_weights)
-    wide = np.empty((out_height, 1, 3 * out_width), np.uint8)
-    _down(narrow.reshape(height, 1, -1), 0, down, down_weights, wide)
-    return wide.reshape(out_height, out_width, 3)
+    if height - size[0] > 2 * max(width - size[1], 0):
+        rows = _filter(rows, 3 * left, 3 * width, *down)
+        return _filter_across(rows, 0, width, across).reshape(*size, 3)
+    rows = _filter_across(rows, left, width, across)
+    return _filter(rows, 0, 3 * size[1], *down).reshape(*size, 3)
+
+
+def _filter_across(rows: np.ndarray, left: int, width: int, across: tuple) -> np.ndarray:
+    """Filter ``width`` pixels of rows (rows, 1, n) from pixel ``left`` on."""
+    columns = cv2.transpose(rows[:, 0, 3 * left : 3 * (left + width)])
+    columns = _filter(columns.reshape(width, 3, -1), 0, len(rows), *across)
+    return cv2.transpose(columns.reshape(-1, len(rows)))[:, None]
