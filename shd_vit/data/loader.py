@@ -180,7 +180,7 @@ class FFCVLoader:
         return image[..., : CHANNELS[self.channel_order]]
 
     def _buffer(self, size: int) -> np.ndarray:
-        """Memory of this thread: fresh pages for every image cost a tenth of decoding it."""
+        """Memory of this thread, used again: fresh pages for every image would be page faults."""
         buffer = getattr(self._thread, 'buffer', None)
         if buffer is None or len(buffer) < size:
             buffer = self._thread.buffer = np.empty(size, np.uint8)
