@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from mmpretrain.structures import DataSample
 from PIL import Image
@@ -135,6 +136,27 @@ def test_jpegs_are_what_pillow_decodes(jpegs, order):
     expected = np.stack([np.asarray(image) for image in stored]).transpose(0, 3, 1, 2)
     inputs = torch.cat([b['inputs'] for b in loader(jpegs, channel_order=order)])
     assert (inputs.numpy() == (expected if order == 'rgb' else expected[:, ::-1])).all()
+
+
+def test_validation_images_are_mmpretrains(tmp_path):
+    """The recipe's test pipeline on the stored bytes, from files and from FFCV: the same pixels."""
+    from mmcv.transforms import Compose
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmpretrain.registry import TRANSFORMS
+
+    init_default_scope('mmpretrain')
+    recipe = Config.fromfile('configs/_base_/datasets/imagenet_folder.py').test_pipeline
+    photographs = [getattr(skimage.data, n)() for n in ('astronaut', 'chelsea', 'coffee', 'rocket')]
+    write_beton(tmp_path / 'val.beton', [(image, 0) for image in photographs])
+    (batch,) = loader(str(tmp_path / 'val.beton'), pipeline=recipe)
+    pipeline = Compose([TRANSFORMS.build(transform) for transform in recipe])
+    with Beton(tmp_path / 'val.beton') as beton:
+        for index, ours in enumerate(batch['inputs']):
+            file = tmp_path / f'{index}.jpg'
+            file.write_bytes(beton.read(index)[0])
+            expected = pipeline(dict(img_path=str(file), gt_label=0))['inputs']
+            assert_close(ours, expected, rtol=0, atol=0)
 
 
 def test_grey_images_come_with_one_channel(tmp_path):
