@@ -233,6 +233,13 @@ def our_loader(folder: Path, args: argparse.Namespace, only: tuple[str, ...] = (
     )
 
 
+def our_loader_without_tiles(folder: Path, args: argparse.Namespace) -> Iterable:
+    """As of a file that FFCV itself wrote: every image is decoded as a whole."""
+    loader = our_loader(folder, args)
+    loader._pipeline[0].box = lambda *params: None
+    return loader
+
+
 def our_crop_and_flip(folder: Path, args: argparse.Namespace) -> Iterable:
     return our_loader(folder, args, CROP_AND_FLIP)
 
@@ -275,6 +282,7 @@ LOADERS: dict[str, Callable[[Path, argparse.Namespace], Iterable]] = {
     'FFCV as it is, crop + flip': stock_ffcv_loader,
     'shd_vit, crop + flip': our_crop_and_flip,
     'shd_vit, DeiT recipe': our_loader,
+    'shd_vit, DeiT recipe, whole images decoded': our_loader_without_tiles,
     CEILING: Ceiling,
 }
 
