@@ -322,7 +322,7 @@ def _epoch(loader: Iterable) -> float:
 
 
 def start(folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds from building a loader to its first batch, imports included, in new processes."""
+    """Seconds from building a loader to its first batch, in new processes."""
     times = {}
     names = {
         'FFCV as it is, crop + flip': 'every time',

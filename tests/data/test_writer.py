@@ -69,21 +69,31 @@ def files(folder):
     return sorted(os.listdir(folder))
 
 
-def test_ffcvs_own_loader_reads_the_file(tmp_path):
-    from ffcv import Loader
-    from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
-    from ffcv.loader import OrderOption
-    from ffcv.transforms import ToTensor
+# A process of its own: FFCV changes numba's type of byte arrays (its `mutable`, which is hashed).
+STOCK_LOADER = """
+import sys
+import numpy as np
+from ffcv import Loader
+from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+from ffcv.loader import OrderOption
+from ffcv.transforms import ToTensor
 
+number = [IntDecoder(), ToTensor()]
+loader = Loader(
+    sys.argv[1], batch_size=5, num_workers=1, order=OrderOption.SEQUENTIAL, os_cache=True,
+    pipelines=dict(image=[SimpleRGBImageDecoder()], label=number, crc32=number),
+)
+found = [tuple(np.array(part) for part in batch) for batch in loader]
+np.savez(sys.argv[2], *(np.concatenate(parts) for parts in zip(*found, strict=True)))
+"""
+
+
+def test_ffcvs_own_loader_reads_the_file(tmp_path):
     path, images = tmp_path / 'a.beton', [smooth(40, 56) // 2 + 6 * i for i in range(20)]
     write_beton(path, labelled(images), proportion=0.5, page_size=PAGE)
-    number = [IntDecoder(), ToTensor()]
-    loader = Loader(
-        str(path), batch_size=5, num_workers=1, order=OrderOption.SEQUENTIAL, os_cache=True,
-        pipelines=dict(image=[SimpleRGBImageDecoder()], label=number, crc32=number),
-    )  # fmt: skip
-    found = [tuple(np.array(part) for part in batch) for batch in loader]
-    pixels, labels, crcs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    command = [sys.executable, '-c', STOCK_LOADER, path, tmp_path / 'read.npz']
+    subprocess.run(command, check=True, timeout=200)
+    pixels, labels, crcs = np.load(tmp_path / 'read.npz').values()
     assert labels[:, 0].tolist() == [i % 10 for i in range(20)]
     with Beton(path) as beton:
         assert crcs[:, 0].tolist() == [zlib.crc32(beton.read(i)[0]) for i in range(20)]
@@ -326,6 +336,9 @@ def script(body, *arguments):
         import numpy as np
         from shd_vit.data.writer import write_beton
         from shd_vit.engine.cli import run_tool
+
+        # A shell that starts a process in the background has it ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         class Samples:
             def __len__(self):

@@ -261,6 +261,10 @@ def test_slurm_scripts_start_what_they_say(trained, data, tmp_path):
         (['tools/test.py', f'{fashion.CONFIGS}/baseline.py', 'gone.pth', '--cfg-options',
           'test_dataloader.dataset.data_root=gone'], "ConfigError: dataset.data_root='gone'"),
         (['tools/export_student.py', 'gone.pth', 'x'], "CheckpointError: checkpoint 'gone.pth'"),
+        (
+            ['tools/benchmark_loader.py', 'fast'],
+            "ConfigError: no part 'fast': allowed are speed, start, operations",
+        ),
         (['tools/benchmark.py', 'speed'], "ConfigError: no part 'speed': allowed are step, memory"),
         (['tools/compare.py', 'a=gone.json'], "ConfigError: 'a=gone.json': expected NAME=FILE"),
     ],
@@ -299,6 +303,26 @@ def test_benchmark_measures_agreeing_variants_and_draws(tmp_path):
         assert results['step'][name]['loss_difference'] < 1e-5
         assert results['step'][name]['gradient_difference'] < 1e-5
         assert results['step'][name]['seconds'] > 0
+        assert f'| {name} |' in files[2].read_text()
+    assert '</svg>' in files[1].read_text()
+
+
+def test_loader_benchmark_gives_all_loaders_the_same_images_and_draws(tmp_path):
+    pytest.importorskip('ffcv', reason='FFCV is an optional extra')
+    files = [tmp_path / name for name in ('b.json', 'b.svg', 'b.md')]
+    flags = [
+        x for pair in zip(('--json', '--plot', '--markdown'), files, strict=True) for x in pair
+    ]
+    run(
+        sys.executable, 'tools/benchmark_loader.py', 'speed', '--images', '20', '--batch', '8',
+        '--rounds', '1', '--workers', '1', *flags,
+    )  # fmt: skip
+    results = json.loads(files[0].read_text())
+    assert results['environment']['images'].startswith('20, ')
+    rates = {name: row['images_per_second'] for name, row in results['speed'].items()}
+    assert len(rates) == 7 and all(rate > 0 for rate in rates.values())
+    assert results['speed']['turbojpeg decoding alone']['of_ceiling'] == 1
+    for name in rates:
         assert f'| {name} |' in files[2].read_text()
     assert '</svg>' in files[1].read_text()
 
