@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmpretrain.registry import MODELS
 
@@ -61,6 +62,21 @@ def config(name, work_dir, data, **kwargs):
     if cfg.model.type == 'ViTDistiller':
         cfg.model.teacher.checkpoint = f'{data}/teacher.pth'
     return cfg
+
+
+class Interrupted(Exception):
+    pass
+
+
+class StopAt(Hook):
+    """Stands for a kill in the middle of an epoch."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, **kwargs):
+        if runner.iter == self.iteration:
+            raise Interrupted
 
 
 def runner(name, work_dir, data, options=None, **kwargs):

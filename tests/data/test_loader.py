@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from data.recipe import recipe
 from mmpretrain.structures import DataSample
 from PIL import Image
 from torch.testing import assert_close
@@ -27,28 +28,7 @@ from shd_vit.data.writer import write_beton
 from shd_vit.engine import DistillRunner
 from shd_vit.errors import ConfigError, DatasetError
 
-RECIPE = [
-    dict(type='RandomResizedCrop', scale=32, backend='pillow', interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(
-        type='RandAugment',
-        policies='timm_increasing',
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),
-    ),
-    dict(
-        type='RandomErasing',
-        erase_prob=0.25,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=[103.53, 116.28, 123.675],
-        fill_std=[57.375, 57.12, 58.395],
-    ),
-]
+RECIPE = recipe(scale=32)
 COUNT = 23
 
 

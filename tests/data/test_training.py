@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from torch.testing import assert_close
 
@@ -38,19 +37,6 @@ def data(tmp_path_factory):
     return folder
 
 
-class Interrupted(Exception):
-    pass
-
-
-class StopAt(Hook):
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, **kwargs):
-        if runner.iter == self.iteration:
-            raise Interrupted
-
-
 def runner(data, work_dir, **options):
     cfg = fashion.config('shd', work_dir, data, epochs=3)
     train_from_ffcv(cfg, str(data / 'train.beton'))
@@ -61,8 +47,8 @@ def runner(data, work_dir, **options):
 @pytest.mark.parametrize('seed', [0, None])
 def test_interrupted_and_resumed_is_bit_identical(data, tmp_path, seed):
     stopped = runner(data, tmp_path / 'stopped', **{'randomness.seed': seed})
-    stopped.register_hook(StopAt(iteration=6))  # 4 steps an epoch: in the second
-    with pytest.raises(Interrupted):
+    stopped.register_hook(fashion.StopAt(iteration=6))  # 4 steps an epoch: in the second
+    with pytest.raises(fashion.Interrupted):
         stopped.train()
     options = {'randomness.seed': seed, 'resume': True, 'train_dataloader.num_workers': 3}
     runner(data, tmp_path / 'stopped', **options).train()

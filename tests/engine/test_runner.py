@@ -17,21 +17,6 @@ def data(tmp_path_factory):
     return fashion.write_images(tmp_path_factory.mktemp('fashion'))
 
 
-class Interrupted(Exception):
-    pass
-
-
-class StopAt(Hook):
-    """Stands for a kill in the middle of an epoch."""
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, **kwargs):
-        if runner.iter == self.iteration:
-            raise Interrupted
-
-
 def final_weights(work_dir, epochs):
     return torch.load(work_dir / f'epoch_{epochs}.pth', weights_only=True)['state_dict']
 
@@ -41,8 +26,8 @@ def final_weights(work_dir, epochs):
 def test_interrupted_and_resumed_is_bit_identical(workers, seed, data, tmp_path):
     options = {'randomness.seed': seed}
     stopped = fashion.runner('shd', tmp_path / 'b', data, options, workers=workers, epochs=3)
-    stopped.register_hook(StopAt(iteration=6))  # 4 steps an epoch: in the second
-    with pytest.raises(Interrupted):
+    stopped.register_hook(fashion.StopAt(iteration=6))  # 4 steps an epoch: in the second
+    with pytest.raises(fashion.Interrupted):
         stopped.train()
     assert not (tmp_path / 'b/epoch_2.pth').exists()
     resumed = fashion.runner(
@@ -101,11 +86,11 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint_whole(data, tmp_path, m
     def killed(out_dir, filename, *args, **kwargs):
         with open(os.path.join(out_dir, filename), 'wb') as file:
             file.write(b'half')
-        raise Interrupted
+        raise fashion.Interrupted
 
     run = fashion.runner('baseline', tmp_path, data, {'resume': True}, epochs=2)
     monkeypatch.setattr('mmengine.runner.Runner.save_checkpoint', lambda self, *a, **k: killed(*a))
-    with pytest.raises(Interrupted):
+    with pytest.raises(fashion.Interrupted):
         run.train()
     assert (tmp_path / 'epoch_1.pth').read_bytes() == before
     assert not (tmp_path / 'epoch_2.pth').exists()

@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from data.recipe import recipe
 
 pytest.importorskip('numba')
 
@@ -21,29 +22,7 @@ from shd_vit.data.transforms import (
 )
 from shd_vit.errors import ConfigError
 
-MEAN, STD = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
-RECIPE = [
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(
-        type='RandAugment',
-        policies='timm_increasing',
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=[round(x) for x in MEAN], interpolation='bicubic'),
-    ),
-    dict(
-        type='RandomErasing',
-        erase_prob=0.25,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=MEAN,
-        fill_std=STD,
-    ),
-]
+RECIPE = recipe()
 IMAGE = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
 
 
