@@ -15,7 +15,17 @@ from shd_vit.errors import (
     UnsupportedAttention,
 )
 from shd_vit.functional import attention_kl, attention_maps, squeeze_heads
-from shd_vit.losses import DistillationLoss, KDLoss, NKDLoss, SHDLoss, ViTKDLoss
+from shd_vit.losses import (
+    AttentionTransferLoss,
+    DistillationLoss,
+    FeatureProjectorLoss,
+    KDLoss,
+    NKDLoss,
+    SelfCorrelationLoss,
+    SHDLoss,
+    ViTKDLoss,
+    VkDLoss,
+)
 from shd_vit.taps import ATTENTION_TAPS, TapBank
 from shd_vit.version import __version__
 
@@ -32,18 +42,22 @@ with warnings.catch_warnings():
 
 __all__ = [
     'ATTENTION_TAPS',
+    'AttentionTransferLoss',
     'CheckpointError',
     'ConfigError',
     'DatasetError',
     'DistillationLoss',
+    'FeatureProjectorLoss',
     'KDLoss',
     'NKDLoss',
     'NonFiniteLoss',
     'SHDLoss',
+    'SelfCorrelationLoss',
     'ShdVitError',
     'TapBank',
     'UnsupportedAttention',
     'ViTKDLoss',
+    'VkDLoss',
     '__version__',
     'attention_kl',
     'attention_maps',

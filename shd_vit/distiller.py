@@ -13,6 +13,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from shd_vit.engine.checkpoint import load_weights
+from shd_vit.engine.loss_schedule import LossSchedule, LossSchedules, read_schedule
 from shd_vit.errors import ConfigError, NonFiniteLoss
 from shd_vit.losses import DistillationLoss, ModelOutput, Needs
 from shd_vit.model_config import MISSING, ModelConfig, read_model_config
@@ -34,7 +35,8 @@ class ViTDistiller(BaseModel):
         teacher: The same. Its ``checkpoint`` (local path or URL) must be written out, if only as
             None.
         losses: Distillation losses by name: ``dict(shd=dict(type='SHDLoss', beta=1.0), ...)``. A
-            loss is logged as ``loss_<name>``, the student's own as ``loss_cls``.
+            loss is logged as ``loss_<name>``, the student's own as ``loss_cls``. Each may have a
+            ``schedule=dict(warm_up=..., stop=...)`` of its weight, see :class:`LossSchedule`.
         train_cfg: ``dict(augments=[...])``, mmpretrain's batch augmentations, applied once for
             both models.
         data_preprocessor: mmpretrain's; the student's normalisation. The teacher's images are
@@ -72,6 +74,7 @@ class ViTDistiller(BaseModel):
         self.student = build_classifier(student_cfg.model)
         teacher_model = build_classifier(teacher_cfg.model)
         self.losses = nn.ModuleDict({n: _build_loss(n, cfg) for n, cfg in losses.items()})
+        self.schedules = LossSchedules(_read_schedules(losses))
 
         anatomies = Anatomy(self.student, 'student'), Anatomy(teacher_model, 'teacher')
         needs = [loss.bind(*anatomies) for loss in self.losses.values()]
@@ -128,8 +131,10 @@ class ViTDistiller(BaseModel):
             inputs: (B, 3, h, w), normalised for the student.
             data_samples: With labels, or scores where images were mixed.
         """
+        self.schedules.check_is_set()
         student = ModelOutput.of(self.student, self.student_bank, inputs)
-        teacher = self._teacher(inputs)
+        is_over = {name: self.schedules.is_over(name) for name in self.losses}
+        teacher = None if all(is_over.values()) else self._teacher(inputs)
         if 'gt_score' in data_samples[0]:
             target = torch.stack([sample.gt_score for sample in data_samples])
         else:
@@ -140,8 +145,29 @@ class ViTDistiller(BaseModel):
         losses = owner._get_loss(student.logits, data_samples)
         losses['loss_cls'] = losses.pop('loss')
         for name, loss in self.losses.items():
-            losses[f'loss_{name}'] = loss(student, teacher, target)
+            if is_over[name]:
+                losses[f'loss_{name}'] = _zero(loss, student.logits)
+            else:
+                losses[f'loss_{name}'] = self.schedules(name, loss(student, teacher, target))
         return losses
+
+    def show_to_losses(self, batches: Iterable[dict]) -> None:
+        """Let the losses that ask for it see the teacher on images, before training.
+
+        Args:
+            batches: Of a training dataloader; not touched if no loss asks.
+        """
+        asking = [loss for loss in self.losses.values() if not loss.is_settled]
+        if not asking:
+            return
+        for batch in batches:
+            # Not augmented: mixed images are nothing that attention should be matched on.
+            images = self.data_preprocessor(batch, training=False)['inputs']
+            output = self._teacher(images)
+            for loss in asking:
+                loss.observe(output)
+        for loss in asking:
+            loss.settle()
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses.
@@ -166,7 +192,22 @@ def _build_loss(name: str, cfg: dict) -> DistillationLoss:
     if not _is_loss(cls) or name == 'cls':
         wrong = f'type={cfg.get("type")!r}' if name != 'cls' else 'that name is the student loss'
         raise ConfigError(f'model.losses.{name}: {wrong}; allowed types are {", ".join(known)}')
-    return MODELS.build(cfg)
+    return MODELS.build({key: value for key, value in cfg.items() if key != 'schedule'})
+
+
+def _read_schedules(losses: dict[str, dict]) -> dict[str, LossSchedule]:
+    schedules = {name: cfg.get('schedule') for name, cfg in losses.items()}
+    return {
+        name: read_schedule(cfg, f'model.losses.{name}.schedule')
+        for name, cfg in schedules.items()
+        if cfg is not None
+    }
+
+
+def _zero(loss: DistillationLoss, like: Tensor) -> Tensor:
+    """0, of which the loss's parameters have the gradient 0: DDP waits for every gradient."""
+    nothing = [parameter.flatten()[:0].sum() for parameter in loss.parameters()]
+    return sum(nothing, start=like.new_zeros((), dtype=torch.float32))
 
 
 def _is_loss(cls: object) -> bool:

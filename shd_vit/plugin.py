@@ -2,9 +2,11 @@
 
 from mmpretrain.registry import MODELS
 
-from shd_vit import distiller, engine  # noqa: F401  (their decorators register)
+from shd_vit import distiller, engine, losses  # noqa: F401  (decorators register)
 from shd_vit.data import loader  # noqa: F401
-from shd_vit.losses import KDLoss, NKDLoss, SHDLoss, ViTKDLoss
 
-for loss in (KDLoss, NKDLoss, SHDLoss, ViTKDLoss):
-    MODELS.register_module(module=loss)
+for name in losses.__all__:
+    cls = getattr(losses, name)
+    is_loss = isinstance(cls, type) and issubclass(cls, losses.DistillationLoss)
+    if is_loss and cls is not losses.DistillationLoss:
+        MODELS.register_module(module=cls)

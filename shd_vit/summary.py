@@ -28,6 +28,8 @@ def summary(distiller: ViTDistiller) -> str:
     for name, loss in distiller.losses.items():
         table.add_row(f'loss_{name}', type(loss).__name__, _count(loss))
         table.add_row('', f'[dim]{loss.extra_repr()}[/dim]')
+        if name in distiller.schedules.schedules:
+            table.add_row('', f'[dim]schedule: {distiller.schedules.schedules[name]}[/dim]')
     console = Console(width=100, color_system=None)
     with console.capture() as captured:
         console.print(table)

@@ -77,6 +77,20 @@ def attention_kl(query, key, target, scale, temperature=1.0, bias=None):
     return total / (B * N)
 
 
+def attention_mse(query, key, target, scale, temperature=1.0, bias=None, counted=None):
+    """Table 10: squared error, summed over heads and keys, mean over batch and counted rows."""
+    student = softmax_maps(query, key, scale, temperature, bias)
+    B, H, N, _ = student.shape
+    counted = range(N) if counted is None else counted
+    total = 0.0
+    for b in range(B):
+        for h in range(H):
+            for i in counted:
+                for j in range(N):
+                    total = total + (student[b, h, i, j] - target[b, h, i, j].double()) ** 2
+    return total / (B * len(counted))
+
+
 def nkd(student_logits, teacher_logits, labels, gamma, temperature):
     """NKD, one sample and class at a time (Eqs. 4 to 6 of arXiv 2303.13005)."""
     total = 0.0

@@ -208,7 +208,9 @@ REFUSED = {
     ),
     'an unknown loss': (
         broken(losses=dict(shd=dict(type='SDHLoss'))),
-        r"model.losses.shd: type='SDHLoss'; allowed types are KDLoss, NKDLoss, SHDLoss, ViTKDLoss",
+        r"model.losses.shd: type='SDHLoss'; allowed types are "
+        r'AttentionTransferLoss, FeatureProjectorLoss, KDLoss, NKDLoss, SHDLoss, '
+        r'SelfCorrelationLoss, ViTKDLoss, VkDLoss',
     ),
     'a loss that does not distil': (
         broken(losses=dict(x=dict(type='CrossEntropyLoss'))),

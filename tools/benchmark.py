@@ -18,7 +18,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from report import ROOT, Table, environment, environment_table, from_tests, show
+from report import ROOT, Table, environment, environment_table, from_tests, in_turns, show
 from rich.progress import track
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,7 +51,7 @@ MIB = 2**20
 class LiteralSHDLoss(SHDLoss):
     """The yardstick in the place of SHDLoss."""
 
-    def _layer(self, student: AttentionTap, teacher: AttentionTap, s: int, t: int) -> Tensor:
+    def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: tuple) -> Tensor:
         return from_tests('references').literal_shd(student, teacher, self.temperature)
 
 
@@ -113,7 +112,7 @@ def step(args: argparse.Namespace) -> dict[str, dict]:
         sum(models[name](images, samples, mode='loss').values()).backward()
 
     values = {name: _loss_and_gradient(models[name], images) for name in names[1:]}
-    times = _in_turns({name: lambda name=name: run(name) for name in names}, args.rounds, 'step')
+    times = in_turns({name: lambda name=name: run(name) for name in names}, args.rounds, 'step')
     base = times['ViTKD + NKD']
     return {
         name: dict(
@@ -239,7 +238,7 @@ def growth(args: argparse.Namespace) -> dict[str, dict]:
             loss.pairs = [(1, 1)]
             torch.autograd.grad(loss(*outputs, None), student[:2])
 
-        times = _in_turns(
+        times = in_turns(
             {name: lambda loss=loss: run(loss) for name, loss in losses.items()}, args.rounds
         )
         results[f'{tokens} tokens, {teacher_heads} -> {student_heads} heads'] = dict(
@@ -290,29 +289,7 @@ def families(args: argparse.Namespace) -> dict[str, float]:
     return worst
 
 
-# --- Running and showing ----------------------------------------------------------------
-
-
-def _in_turns(
-    runs: dict[str, Callable[[], None]], rounds: int, label: str | None = None
-) -> dict[str, list[float]]:
-    """Seconds of each run in each round, after one that is not counted."""
-    times = {name: [] for name in runs}
-    turns = range(rounds + 1)
-    for turn in track(turns, label, transient=True) if label else turns:
-        for name, run in runs.items():
-            _synchronize()
-            start = time.perf_counter()
-            run()
-            _synchronize()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def _synchronize() -> None:
-    if DEVICE == 'cuda':
-        torch.cuda.synchronize()
+# --- Showing ---------------------------------------------------------------------------
 
 
 def _step_table(results: dict) -> list[Table]:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine they ran on, tables, and the tests' references."""
+"""What the benchmarks share: the machine, turns, tables, and the tests' references."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import importlib
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table as RichTable
 
 import shd_vit
@@ -37,6 +40,24 @@ def environment_table(values: dict[str, object]) -> Table:
     return 'Environment', [['', ''], *([key, str(value)] for key, value in values.items())]
 
 
+def in_turns(
+    runs: dict[str, Callable[[], None]], rounds: int, label: str | None = None, steps: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each run, ``steps`` at a stretch in each round, after one that is not counted."""
+    times = {name: [] for name in runs}
+    turns = range(rounds + 1)
+    for turn in track(turns, label, transient=True) if label else turns:
+        for name, run in runs.items():
+            for _ in range(steps):
+                _synchronize()
+                start = time.perf_counter()
+                run()
+                _synchronize()
+                if turn:
+                    times[name].append(time.perf_counter() - start)
+    return times
+
+
 def show(tables: list[Table], markdown: str | None = None) -> None:
     """Print tables; write them to the file ``markdown`` as well."""
     for title, rows in tables:
@@ -47,7 +68,14 @@ def show(tables: list[Table], markdown: str | None = None) -> None:
             table.add_row(*row)
         Console().print(table)
     if markdown:
-        Path(markdown).write_text('\n'.join(_markdown(*table) for table in tables))
+        Path(markdown).write_text('\n'.join(as_markdown(*table) for table in tables))
+
+
+def as_markdown(title: str, rows: list[list[str]]) -> str:
+    """A heading and a table of GitHub's Markdown."""
+    head, *body = (f'| {" | ".join(row)} |' for row in rows)
+    rule = f'| --- |{" ---: |" * (len(rows[0]) - 1)}'
+    return '\n'.join([f'## {title}', '', head, rule, *body, ''])
 
 
 def from_tests(name: str) -> ModuleType:
@@ -60,15 +88,14 @@ def from_tests(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def _processor() -> str:
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def _markdown(title: str, rows: list[list[str]]) -> str:
-    head, *body = (f'| {" | ".join(row)} |' for row in rows)
-    rule = f'| --- |{" ---: |" * (len(rows[0]) - 1)}'
-    return '\n'.join([f'## {title}', '', head, rule, *body, ''])

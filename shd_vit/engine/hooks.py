@@ -12,6 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from rich.progress import track
+from torch import nn
 
 from shd_vit.errors import ConfigError
 
@@ -73,7 +75,7 @@ class ChannelOrderHook(Hook):
         self._check(runner, runner.test_dataloader, 'test_dataloader')
 
     def _check(self, runner, loader, name: str) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         to_rgb = getattr(getattr(model, 'data_preprocessor', None), 'to_rgb', None)
         order = getattr(loader, 'channel_order', None)  # torch's DataLoader does not say
         if order in ('rgb', 'bgr') and to_rgb is not None and to_rgb != (order == 'bgr'):
@@ -81,6 +83,27 @@ class ChannelOrderHook(Hook):
                 f'{name}.channel_order={order!r}, but data_preprocessor.to_rgb={to_rgb} expects '
                 f'{"BGR" if to_rgb else "RGB"}: the model would see red and blue swapped'
             )
+
+
+@HOOKS.register_module()
+class ObservationHook(Hook):
+    """Shows losses that ask for it the training images once, before training.
+
+    After a resumed checkpoint was loaded, in which such a loss is settled.
+    """
+
+    def before_train(self, runner) -> None:
+        model = unwrapped(runner.model)
+        if any(not loss.is_settled for loss in getattr(model, 'losses', {}).values()):
+            label = 'Losses see the training images, before training'
+            runner.logger.info(label)
+            quiet = get_rank() != 0
+            model.show_to_losses(track(runner.train_dataloader, label, disable=quiet))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DDP and the like."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def plain(value: Any) -> Any:

@@ -19,8 +19,15 @@ from torch.utils.data import DataLoader
 
 from shd_vit.data.registry import DATA_LOADERS
 from shd_vit.engine.checkpoint import insert_weights, safe_load
-from shd_vit.engine.hooks import ChannelOrderHook, EpochSeedHook, PlainCheckpointHook
+from shd_vit.engine.hooks import (
+    ChannelOrderHook,
+    EpochSeedHook,
+    ObservationHook,
+    PlainCheckpointHook,
+    unwrapped,
+)
 from shd_vit.engine.launch import init_gloo
+from shd_vit.engine.loss_schedule import LossScheduleHook
 from shd_vit.engine.memory import keep_freed_memory
 from shd_vit.errors import ConfigError
 
@@ -33,6 +40,7 @@ class DistillRunner(Runner):
     - Checkpoints are written under another name and renamed, hold no code, and are read through
       torch's safe unpickler. Resuming and testing refuse weights that do not fit.
     - Every epoch is seeded on its own: an interrupted run, resumed, ends like one that was not.
+    - Weights of losses that have a schedule follow it.
     - A batch that does not fit the schedule and a missing data folder are refused at the start.
     - A dataloader dict with a ``type``, such as FFCVLoader, is built from DATA_LOADERS.
     """
@@ -60,6 +68,8 @@ class DistillRunner(Runner):
         self.register_hook(EpochSeedHook())
         self.register_hook(PlainCheckpointHook())
         self.register_hook(ChannelOrderHook())
+        self.register_hook(ObservationHook())
+        self.register_hook(LossScheduleHook())
 
     def build_optim_wrapper(self, optim_wrapper) -> OptimWrapper:
         wrapper = super().build_optim_wrapper(optim_wrapper)
@@ -125,7 +135,7 @@ class DistillRunner(Runner):
     ) -> dict:
         checkpoint = safe_load(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrapped(self.model)
         strict = strict or self._resume or self._is_testing
         allow = () if strict else ('missing', 'unexpected')
         insert_weights(model, checkpoint, filename, allow)

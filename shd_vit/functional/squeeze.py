@@ -71,7 +71,7 @@ def squeeze_heads(
         widths = [D] * Ht
         alphas, raw_alphas = [], []
         while len(widths) > num_heads:
-            merges = min(len(widths) // 2, len(widths) - num_heads)
+            merges = merges_of_pass(len(widths), num_heads)
             paired = 2 * merges
             first, second = maps[:, 0:paired:2], maps[:, 1:paired:2]
             delta = first - second
@@ -80,10 +80,47 @@ def squeeze_heads(
             merged = torch.addcmul(second, delta, alpha[..., None, None])
             rest = maps[:, paired:]
             maps = torch.cat([merged, rest], dim=1) if rest.shape[1] else merged
-            widths = [sum(widths[i : i + 2]) for i in range(0, paired, 2)] + widths[paired:]
+            widths = merge_neighbours(widths, merges)
             alphas.append(alpha)
             raw_alphas.append(raw)
     return SqueezedHeads(maps, tuple(alphas), tuple(raw_alphas))
+
+
+def average_heads(maps: Tensor, num_heads: int) -> Tensor:
+    """Merge as :func:`squeeze_heads` does, with every weight 0.5 (the paper's Table 8).
+
+    Args:
+        maps: (B, Ht, N, N).
+        num_heads: Heads to leave, from 1 to Ht.
+
+    Returns:
+        (B, num_heads, N, N), in float32 at least.
+    """
+    maps = widen(maps)
+    while maps.shape[1] > num_heads:
+        paired = 2 * merges_of_pass(maps.shape[1], num_heads)
+        merged = maps[:, :paired].unflatten(1, (-1, 2)).mean(2)
+        maps = torch.cat([merged, maps[:, paired:]], dim=1)
+    return maps
+
+
+def merges_of_pass(heads: int, num_heads: int) -> int:
+    """Pairs that the next pass of progressive merging joins, on the way to ``num_heads``."""
+    return min(heads // 2, heads - num_heads)
+
+
+def merge_neighbours(items: list, merges: int) -> list:
+    """One pass of progressive merging, by ``+``: the first ``merges`` pairs joined."""
+    paired = 2 * merges
+    return [items[i] + items[i + 1] for i in range(0, paired, 2)] + items[paired:]
+
+
+def group_sizes(heads: int, num_heads: int) -> list[int]:
+    """How many neighbouring heads progressive merging joins into each of ``num_heads``."""
+    sizes = [1] * heads
+    while len(sizes) > num_heads:
+        sizes = merge_neighbours(sizes, merges_of_pass(len(sizes), num_heads))
+    return sizes
 
 
 def gram_matrix(out_proj: Tensor) -> Tensor:

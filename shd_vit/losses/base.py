@@ -48,7 +48,15 @@ class DistillationLoss(nn.Module):
 
     A loss is bound to its pair of models once, before the first batch, and then called with the
     same three arguments as all others.
+
+    Attributes:
+        weight: The factor that the loss includes, so that logs can also show it without.
+        is_settled: False if the loss has to see training images before training: then
+            ``observe`` is called with batches of the teacher's output, and ``settle`` at the end.
     """
+
+    weight: float = 1.0
+    is_settled: bool = True
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         """Check that this pair can be distilled; say what to record of student and teacher.
@@ -57,6 +65,12 @@ class DistillationLoss(nn.Module):
             ConfigError: Naming the field, its value and what is allowed.
         """
         return Needs(), Needs()
+
+    def observe(self, teacher: ModelOutput) -> None:
+        """Take in what the teacher makes of a batch of training images."""
+
+    def settle(self) -> None:
+        """Fix what depends on the images that were observed."""
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
         """The weighted loss, a scalar.

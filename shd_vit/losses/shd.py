@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,12 +13,16 @@ from shd_vit.functional import (
     LazyMaps,
     attention_kl,
     attention_maps,
+    attention_mse,
     gram_matrix,
-    squeeze_heads,
 )
 from shd_vit.functional.compiler import compiler_error
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
+from shd_vit.losses.layers import Pair, Pairs, check_attended_tokens, check_layers, layer_pairs
+from shd_vit.merging import MERGING_STRATEGIES
 from shd_vit.taps import Anatomy, AttentionTap
+
+DISTANCES = dict(kl=attention_kl, mse=attention_mse)
 
 
 class SHDLoss(DistillationLoss):
@@ -27,12 +31,18 @@ class SHDLoss(DistillationLoss):
     ``beta * sum over layers and student heads of KL(squeezed teacher map || student map)``, where
     KL is the mean over batch and query rows. It has no weights.
 
+    ``strategy`` and ``distance`` are for comparisons: the defaults are the paper's method.
+
     Args:
         beta: Weight of the loss.
         temperature: Attention temperature T_a of both maps, above 0. The merging weights are
             computed from the softened maps as well.
         layers: 'uniform': student layer l of L_s learns from teacher layer ceil(l L_t / L_s), so
-            that last learns from last. Or a list of (student, teacher) layers, counted from 1.
+            that last learns from last. 'last': that pair alone. Or a list of (student, teacher)
+            layers, counted from 1.
+        strategy: How teacher heads are merged: 'linear', 'constant', 'hard', 'head_matching',
+            'simplex', or ``dict(type=name, ...)``; see :mod:`shd_vit.merging`.
+        distance: 'kl', or 'mse': the squared error summed over keys, with no other change.
         compile: Run the maths through torch.compile. None does where a compiler is found; it
             takes its time at the first batch and saves passes over the maps.
     """
@@ -42,6 +52,8 @@ class SHDLoss(DistillationLoss):
         beta: float = 1.0,
         temperature: float = 1.0,
         layers: str | Sequence[tuple[int, int]] = 'uniform',
+        strategy: str | dict = 'linear',
+        distance: str = 'kl',
         compile: bool | None = None,
     ) -> None:
         super().__init__()
@@ -49,61 +61,70 @@ class SHDLoss(DistillationLoss):
             raise ConfigError(f'SHDLoss.temperature={temperature} must be above 0')
         if not beta >= 0:
             raise ConfigError(f'SHDLoss.beta={beta} must not be negative')
-        if layers != 'uniform' and not _are_pairs(layers):
-            raise ConfigError(
-                f"SHDLoss.layers={layers!r} must be 'uniform' or a list of (student, teacher) pairs"
-            )
+        check_layers(layers, 'SHDLoss')
+        if distance not in DISTANCES:
+            raise ConfigError(f"SHDLoss.distance={distance!r} must be 'kl' or 'mse'")
         self.beta = beta
         self.temperature = temperature
         self.layers = layers
+        self.strategy = MERGING_STRATEGIES.build(strategy)
+        self.distance = distance
         self.compile = compile
-        self.pairs: list[tuple[int, int]] = []
+        self.pairs: Pairs = []
+
+    @property
+    def weight(self) -> float:
+        return self.beta
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
-        self.pairs = uniform_pairs(student.depth, teacher.depth)
-        if self.layers != 'uniform':
-            self.pairs = [tuple(pair) for pair in self.layers]
-        for s, t in self.pairs:
-            for number, model in ((s, student), (t, teacher)):
-                if not 1 <= number <= model.depth:
-                    raise ConfigError(
-                        f'SHDLoss.layers names layer {number} of the {model.role}, which has '
-                        f'layers 1 to {model.depth}'
-                    )
-            heads_s, heads_t = student.heads[s - 1], teacher.heads[t - 1]
+        self.pairs = layer_pairs(self.layers, student, teacher, 'SHDLoss')
+        heads = {(s, t): (student.heads[s - 1], teacher.heads[t - 1]) for s, t in self.pairs}
+        for (s, t), (heads_s, heads_t) in heads.items():
             if heads_s > heads_t:
                 raise ConfigError(
                     f'student layer {s} has {heads_s} heads, teacher layer {t} has {heads_t}: '
                     'SHDLoss squeezes heads, so the student may have as many or fewer'
                 )
+        self.strategy.bind(heads)
         students, teachers = zip(*self.pairs, strict=True)
         return Needs(attention=students), Needs(attention=teachers)
 
+    @property
+    def is_settled(self) -> bool:
+        return self.strategy.is_settled
+
+    def observe(self, teacher: ModelOutput) -> None:
+        for s, t in self.pairs:
+            self.strategy.observe(teacher.attention[t], (s, t))
+
+    def settle(self) -> None:
+        self.strategy.settle()
+
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        return self.beta * sum(
-            self._layer(student.attention[s], teacher.attention[t], s, t) for s, t in self.pairs
-        )
-
-    def _layer(self, student: AttentionTap, teacher: AttentionTap, s: int, t: int) -> Tensor:
-        tokens_s, tokens_t = student.q.shape[2], teacher.q.shape[2]
-        if tokens_s != tokens_t:
+        if not self.is_settled:
             raise ConfigError(
-                f'student layer {s} sees {tokens_s} tokens, teacher layer {t} sees {tokens_t}: '
-                'SHDLoss needs equal token counts (image size, patch size, prefix tokens)'
+                f'{type(self.strategy).__name__} must see training images first: use '
+                "DistillRunner, or call observe() with the teacher's output for some batches, then "
+                'settle()'
             )
-
-        target = LazyMaps(
-            _squeezed_maps,
-            (teacher.q, teacher.k, teacher.v, teacher.bias),
-            (
-                teacher.out_proj,
-                gram_matrix(teacher.out_proj),
-                teacher.scale,
-                self.temperature,
-                student.q.shape[1],
-            ),
+        return self.beta * sum(
+            self._layer(student.attention[s], teacher.attention[t], (s, t)) for s, t in self.pairs
         )
-        return attention_kl(
+
+    def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
+        check_attended_tokens(student, teacher, pair, 'SHDLoss')
+        merging = self.strategy
+        teacher = merging.arrange(teacher, pair)
+        v, out_proj, gram = None, None, None
+        if merging.uses_values:
+            v, out_proj, gram = teacher.v, teacher.out_proj, gram_matrix(teacher.out_proj)
+        heads = student.q.shape[1]
+        target = LazyMaps(
+            _merged_maps,
+            (teacher.q, teacher.k, v, teacher.bias),
+            (out_proj, gram, teacher.scale, self.temperature, heads, merging.merge),
+        )
+        return DISTANCES[self.distance](
             student.q,
             student.k,
             target,
@@ -128,40 +149,25 @@ class SHDLoss(DistillationLoss):
         pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
         compile = {None: 'if it works', True: 'yes', False: 'no'}[self.compile]
         return (
-            f'beta={self.beta}, temperature={self.temperature}, torch.compile: {compile}, '
+            f'beta={self.beta}, temperature={self.temperature}, distance={self.distance}, '
+            f'strategy={type(self.strategy).__name__}, '
+            f'torch.compile: {compile}, '
             f'layers: {pairs}'
         )
 
 
-def _squeezed_maps(
+def _merged_maps(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     bias: Tensor | None,
-    out_proj: Tensor,
-    gram: Tensor,
+    out_proj: Tensor | None,
+    gram: Tensor | None,
     scale: float,
     temperature: float,
     num_heads: int,
+    merge: Callable[..., Tensor],
 ) -> Tensor:
     """A teacher's maps merged into ``num_heads``."""
     maps = attention_maps(query, key, scale, temperature, bias)
-    return squeeze_heads(maps, value, out_proj, num_heads, gram).maps
-
-
-def uniform_pairs(student_depth: int, teacher_depth: int) -> list[tuple[int, int]]:
-    """(l, ceil(l * L_t / L_s)) for every student layer l, from 1."""
-    return [
-        (layer, -(-layer * teacher_depth // student_depth)) for layer in range(1, student_depth + 1)
-    ]
-
-
-def _are_pairs(layers: object) -> bool:
-    return (
-        isinstance(layers, Sequence)
-        and len(layers) > 0
-        and all(
-            isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
-            for pair in layers
-        )
-    )
+    return merge(maps, value, out_proj, num_heads, gram)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from shd_vit.errors import ConfigError
 from shd_vit.functional import random_token_mask, squared_error
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
+from shd_vit.losses.paired import check_dims
 from shd_vit.taps import FINAL, Anatomy
 
 SHALLOW = (1, 2)
@@ -67,11 +68,7 @@ class ViTKDLoss(DistillationLoss):
         )
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
-        for model, dims in ((student, self.student_dims), (teacher, self.teacher_dims)):
-            if dims != model.dim:
-                raise ConfigError(
-                    f'ViTKDLoss.{model.role}_dims={dims}, but the {model.role} is {model.dim} wide'
-                )
+        check_dims(self, student, teacher)
         needs = Needs(tokens=(*SHALLOW, FINAL))
         return needs, needs
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from shd_vit.functional import attention_kl, attention_maps, counted_rows
+from shd_vit.functional import attention_kl, attention_maps, attention_mse, counted_rows
 
-kl_module = importlib.import_module('shd_vit.functional.attention_kl')
+kl_module = importlib.import_module('shd_vit.functional.attention_loss')
 
 
 def student(B=3, H=2, N=5, D=4, dtype=torch.float64, seed=0):
@@ -213,3 +213,44 @@ def test_targets_that_ask_for_gradients_and_wrong_shapes_are_refused():
         attention_kl(q, k, target.requires_grad_(), 0.5)
     with pytest.raises(ValueError, match=r'target \(3, 1, 5, 5\)'):
         attention_kl(q, k, target.detach()[:, :1], 0.5)
+
+
+@pytest.mark.parametrize('temperature', [0.3, 1.0, 4.0])
+@pytest.mark.parametrize('chunk_elements', [1, 2**22])
+def test_mse_and_gradients(temperature, chunk_elements, monkeypatch):
+    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
+    q, k, target = student()
+    loss = attention_mse(q, k, target, 0.5, temperature)
+    assert_close(loss, references.attention_mse(q, k, target, 0.5, temperature))
+    plain = (q @ k.mT * 0.5 / temperature).softmax(-1).sub(target).square().sum((1, 3)).mean()
+    grads, expected = (torch.autograd.grad(3 * x, (q, k)) for x in (loss, plain))
+    assert_close(grads, expected)
+
+
+def test_mse_gradcheck_with_a_bias():
+    q, k, target = student(B=2, N=3)
+    bias = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(
+        lambda *leaves: attention_mse(*leaves[:2], target, 0.5, 2.0, leaves[2]), (q, k, bias)
+    )
+
+
+def test_mse_leaves_out_rows_that_do_not_count():
+    """With padded keys, the error of the rows that are left, and no gradient to the others."""
+    q, k, target = student()
+    mask = torch.zeros(5, 5, dtype=torch.float64)
+    mask[:, 3:] = float('-inf')
+    target = (target.log() + mask).softmax(-1)
+    loss = attention_mse(q, k, target, 0.5, bias=mask)
+    assert_close(loss, references.attention_mse(q, k, target, 0.5, bias=mask, counted=range(3)))
+    grad_q, grad_k = torch.autograd.grad(loss, (q, k))
+    assert (grad_q[:, :, 3:] == 0).all() and (grad_k[:, :, 3:] == 0).all()
+    assert grad_q[:, :, :3].abs().max() > 0
+
+
+def test_mse_of_maps_with_themselves_is_nothing():
+    q, k, _ = student()
+    own = attention_maps(q, k, 0.5).detach()
+    loss = attention_mse(q, k, own, 0.5)
+    assert_close(loss, torch.zeros_like(loss))
+    assert all(g.abs().max() < 1e-12 for g in torch.autograd.grad(loss, (q, k)))

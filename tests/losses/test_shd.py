@@ -11,7 +11,7 @@ from shd_vit.errors import ConfigError
 from shd_vit.losses import ModelOutput, SHDLoss, uniform_pairs
 from shd_vit.taps import AttentionTap
 
-kl_module = importlib.import_module('shd_vit.functional.attention_kl')
+kl_module = importlib.import_module('shd_vit.functional.attention_loss')
 
 
 class Model:
@@ -181,7 +181,7 @@ def test_padding_has_no_part_in_weights_maps_and_mean(padding, is_causal):
         (dict(temperature=0), 'temperature=0'),
         (dict(beta=-1), 'beta=-1'),
         (dict(beta=float('nan')), 'beta=nan'),
-        (dict(layers='last'), "layers='last'"),
+        (dict(layers='first'), "layers='first'"),
         (dict(layers=[1, 2]), r'layers=\[1, 2\]'),
         (dict(layers=[]), r'layers=\[\]'),
     ],

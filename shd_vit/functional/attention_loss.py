@@ -1,4 +1,4 @@
-"""KL between attention maps that keeps no N x N map for backward."""
+"""Distances between attention maps that keep no N x N map for backward."""
 
 from __future__ import annotations
 
@@ -73,59 +73,100 @@ def attention_kl(
     Raises:
         ValueError: If shapes differ, or if target asks for a gradient.
     """
+    return _attention_loss(_kl, query, key, target, scale, temperature, bias, compiled)
+
+
+def attention_mse(
+    query: Tensor,
+    key: Tensor,
+    target: Tensor | LazyMaps,
+    scale: float,
+    temperature: float = 1.0,
+    bias: Tensor | None = None,
+    compiled: bool = False,
+) -> Tensor:
+    """``||target - softmax((Q K^T * scale + bias) / T_a)||^2``, the MSE of the paper's Table 10.
+
+    Reduced as :func:`attention_kl`: summed over keys and heads, averaged over batch and query rows.
+    Arguments, memory and errors are the same, too.
+    """
+    return _attention_loss(_mse, query, key, target, scale, temperature, bias, compiled)
+
+
+def _attention_loss(distance, query, key, target, scale, temperature, bias, compiled) -> Tensor:
     if key.shape != query.shape:
         raise ValueError(f'key {tuple(key.shape)} does not fit query {tuple(query.shape)}')
     if isinstance(target, Tensor):
         if target.requires_grad and torch.is_grad_enabled():
-            raise ValueError('target is a constant of attention_kl: detach it')
+            raise ValueError('target is a constant of an attention loss: detach it')
         target = LazyMaps(_given, (target,))
     factor = softmax_factor(scale, temperature)
     if bias is not None:
         bias = torch.atleast_2d(bias) / temperature
-    return _AttentionKL.apply(query, key, bias, target, factor, choose(_chunk_kl, compiled))
+    core = choose(_chunk_loss, compiled)
+    return _AttentionLoss.apply(query, key, bias, target, factor, distance, core)
 
 
 def _given(maps: Tensor) -> Tensor:
     return maps
 
 
-def _chunk_kl(
+def _kl(logits: Tensor, target: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum of the KL over all rows, and its gradient of the logits, which are overwritten."""
+    log_p = logits.log_softmax(-1)
+    tiny = torch.finfo(log_p.dtype).tiny
+    if ignored is not None:
+        # Masked keys are -inf, and 0 * -inf would be NaN.
+        log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
+    log_ratio = target.clamp(min=tiny).log_().sub_(log_p)
+    loss = log_ratio.mul_(target).sum()
+    return loss, log_p.exp_().sub_(target)
+
+
+def _mse(logits: Tensor, target: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum of the squared error over all rows, and its gradient of the logits."""
+    maps = logits.softmax(-1)
+    error = maps - target
+    if ignored is not None:
+        error.masked_fill_(ignored, 0)
+    loss = error.square().sum()
+    slope = (maps * error).sum(-1, keepdim=True)
+    return loss, error.sub_(slope).mul_(maps).mul_(2)
+
+
+def _chunk_loss(
     query: Tensor,
     key: Tensor,
     bias: Tensor | None,
     factor: float,
+    distance: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]],
     target: Callable[..., Tensor],
     arguments: tuple,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sum of the KL over all counted rows, its gradients of query and key, and of the logits."""
+    """Sum of a distance over all counted rows, its gradients of query, key and the logits."""
     query, key = query.contiguous(), key.contiguous()
     target = target(*arguments)
-    log_p = attention_logits(query, key, factor, bias)
-    if target.shape != log_p.shape:
+    logits = attention_logits(query, key, factor, bias)
+    if target.shape != logits.shape:
         raise ValueError(
             f'target {tuple(target.shape)} does not fit query {tuple(query.shape)}: expected '
-            f'{tuple(log_p.shape)}'
+            f'{tuple(logits.shape)}'
         )
-    log_p = log_p.log_softmax(-1)
-    target = target.to(log_p.dtype)
-    if bias is not None:
-        ignored = ignored_rows(bias)
+    target = target.to(logits.dtype)
+    ignored = None if bias is None else ignored_rows(bias)
+    if ignored is not None:
         target = target.masked_fill(ignored, 0)
-        # Masked keys are -inf, and 0 * -inf would be NaN.
-        log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
-    log_ratio = target.clamp(min=torch.finfo(log_p.dtype).tiny).log_().sub_(log_p)
-    loss = log_ratio.mul_(target).sum()
-    residual = log_p.exp_().sub_(target)
-    if bias is not None:
+    loss, residual = distance(logits, target, ignored)
+    if ignored is not None:
         residual.masked_fill_(ignored, 0)
     grad_query = product(residual, key).mul_(factor)
     grad_key = product(residual.mT, query).mul_(factor)
     return loss, grad_query, grad_key, residual
 
 
-class _AttentionKL(torch.autograd.Function):
+class _AttentionLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, bias, target, factor, core):
+    def forward(ctx, query, key, bias, target, factor, distance, core):
         B, _, N, _ = query.shape
         total = torch.zeros(
             (), dtype=torch.promote_types(query.dtype, torch.float32), device=query.device
@@ -140,6 +181,7 @@ class _AttentionKL(torch.autograd.Function):
                     key[chunk],
                     batch_slice(bias, B, chunk),
                     factor,
+                    distance,
                     target.function,
                     (*tensors, *target.constants),
                 )
@@ -156,7 +198,7 @@ class _AttentionKL(torch.autograd.Function):
     def backward(ctx, grad_loss):
         factor = grad_loss / ctx.rows
         grads = (None if g is None else (widen(g) * factor).to(g.dtype) for g in ctx.saved_tensors)
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
 def _add_to_bias(grad: Tensor, residual: Tensor, batch: int, chunk: slice) -> None:

@@ -1,0 +1,81 @@
+"""Attention transfer between averages over heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shd_vit.errors import ConfigError
+from shd_vit.functional import attention_maps, counted_rows, mean_map_kl
+from shd_vit.functional.attention import batch_slice, widen
+from shd_vit.losses.base import ModelOutput, Needs
+from shd_vit.losses.layers import Pair, check_attended_tokens
+from shd_vit.losses.paired import PairedLoss
+from shd_vit.taps import Anatomy, AttentionTap
+
+
+class AttentionTransferLoss(PairedLoss):
+    """The mean of the student's maps follows the mean of the teacher's.
+
+    ``weight * sum over pairs of layers of KL(mean teacher map || mean student map)``, the mean over
+    batch and query rows: the plainest way to distil attention between unequal numbers of heads,
+    to compare SHD with. Any numbers of heads will do. Masks and padding are treated as in SHDLoss.
+    It has no weights. The N x N maps are kept for backward.
+
+    Args:
+        weight: Weight of the loss. At 1.0, an untrained pair of four layers costs about 0.1, and
+            next to nothing where initial weights make all maps nearly uniform, as timm's do.
+        temperature: Attention temperature T_a of both maps, above 0. There is no factor T_a^2.
+        layers: 'uniform', 'last' or a list of (student, teacher) layers, counted from 1, as in
+            :func:`layer_pairs`.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        layers: str | Sequence[tuple[int, int]] = 'uniform',
+    ) -> None:
+        super().__init__(weight, layers)
+        if not 0 < temperature < math.inf:
+            raise ConfigError(
+                f'AttentionTransferLoss.temperature={temperature} must be above 0 and finite'
+            )
+        self.temperature = temperature
+
+    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
+        needs = super().bind(student, teacher)
+        return tuple(Needs(attention=need.tokens) for need in needs)
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
+        return self.weight * sum(
+            self._layer(student.attention[s], teacher.attention[t], (s, t)) for s, t in self.pairs
+        )
+
+    def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
+        check_attended_tokens(student, teacher, pair, 'AttentionTransferLoss')
+        with torch.no_grad():
+            teacher_maps = self._maps(teacher)
+        return mean_map_kl(self._maps(student), teacher_maps, _rows(student, teacher))
+
+    def _maps(self, tap: AttentionTap) -> Tensor:
+        bias = batch_slice(tap.bias, len(tap.q), slice(None))
+        # On CUDA, attention_maps multiplies half precision by an op that has no derivative.
+        return attention_maps(widen(tap.q), widen(tap.k), tap.scale, self.temperature, bias)
+
+    def extra_repr(self) -> str:
+        return f'temperature={self.temperature}, {super().extra_repr()}'
+
+
+def _rows(*taps: AttentionTap) -> Tensor | None:
+    """Rows that count in every head of all taps, (B, N); None for all rows."""
+    rows = None
+    for tap in taps:
+        if tap.bias is not None:
+            bias = batch_slice(tap.bias, len(tap.q), slice(None))
+            counted = counted_rows(bias).broadcast_to(tap.q.shape[:3]).all(dim=1)
+            rows = counted if rows is None else rows & counted
+    return rows

@@ -1,0 +1,108 @@
+"""What losses on pairs of layers share: weight, layers, projectors, and checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from shd_vit.errors import ConfigError
+from shd_vit.losses.base import DistillationLoss, Needs
+from shd_vit.losses.layers import Pairs, check_layers, layer_pairs
+from shd_vit.taps import Anatomy, TokenTap
+
+
+class PairedLoss(DistillationLoss):
+    """A loss that sums over pairs of a student and a teacher layer.
+
+    Args:
+        weight: Weight of the loss, 0 or above.
+        layers: 'uniform', 'last' or a list of (student, teacher) layers, counted from 1, as in
+            :func:`layer_pairs`.
+    """
+
+    def __init__(self, weight: float, layers: str | Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
+            raise ConfigError(f'{name}.weight={weight!r} must be a finite number, not negative')
+        check_layers(layers, name)
+        self.weight = weight
+        self.layers = layers
+        self.pairs: Pairs = []
+
+    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
+        """The outputs of the blocks of each pair."""
+        self.pairs = layer_pairs(self.layers, student, teacher, type(self).__name__)
+        students, teachers = zip(*self.pairs, strict=True)
+        return Needs(tokens=students), Needs(tokens=teachers)
+
+    def extra_repr(self) -> str:
+        pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
+        return f'weight={self.weight}, layers: {pairs}'
+
+
+class ProjectedLoss(PairedLoss):
+    """A paired loss with a projector for every pair.
+
+    Only :meth:`bind` knows how many pairs there are, so it builds the projectors; binding comes
+    before the optimiser is built and before checkpoints are loaded.
+
+    Args:
+        student_dims: Width of the student.
+        teacher_dims: Width of the teacher.
+        weight: As in :class:`PairedLoss`.
+        layers: As in :class:`PairedLoss`.
+    """
+
+    def __init__(
+        self,
+        student_dims: int,
+        teacher_dims: int,
+        weight: float,
+        layers: str | Sequence[tuple[int, int]],
+    ) -> None:
+        super().__init__(weight, layers)
+        self.student_dims = student_dims
+        self.teacher_dims = teacher_dims
+        self.projectors = nn.ModuleList()
+
+    def make_projector(self) -> nn.Module:
+        """From the student's width to the teacher's."""
+        raise NotImplementedError(f'{type(self).__name__} must define make_projector()')
+
+    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
+        needs = super().bind(student, teacher)
+        check_dims(self, student, teacher)
+        self.projectors = nn.ModuleList(self.make_projector() for _ in self.pairs)
+        return needs
+
+
+def check_dims(loss: DistillationLoss, student: Anatomy, teacher: Anatomy) -> None:
+    """Refuse a loss whose ``student_dims`` and ``teacher_dims`` are not the models' widths.
+
+    Raises:
+        ConfigError: Naming the field and the width.
+    """
+    for model, dims in ((student, loss.student_dims), (teacher, loss.teacher_dims)):
+        if dims != model.dim:
+            raise ConfigError(
+                f'{type(loss).__name__}.{model.role}_dims={dims}, but the {model.role} is '
+                f'{model.dim} wide'
+            )
+
+
+def check_tokens(student: TokenTap, teacher: TokenTap, loss: str) -> None:
+    """Refuse models whose tokens cannot be compared one by one.
+
+    Raises:
+        ConfigError: If the models have different numbers of prefix or patch tokens.
+    """
+    prefix_s, prefix_t = student.num_prefix, teacher.num_prefix
+    patches_s, patches_t = student.x.shape[1] - prefix_s, teacher.x.shape[1] - prefix_t
+    if (prefix_s, patches_s) != (prefix_t, patches_t):
+        raise ConfigError(
+            f'student has {prefix_s} prefix and {patches_s} patch tokens, teacher {prefix_t} and '
+            f'{patches_t}: {loss} needs equal numbers (image size, patch size, prefix tokens)'
+        )

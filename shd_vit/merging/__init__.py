@@ -1,0 +1,7 @@
+"""Strategies by which a teacher's heads become as many as the student's."""
+
+from shd_vit.merging import constant, hard, matching, simplex  # noqa: F401  (they register)
+from shd_vit.merging.linear import LinearMerging
+from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy, select_heads
+
+__all__ = ['MERGING_STRATEGIES', 'LinearMerging', 'MergingStrategy', 'select_heads']

@@ -1,0 +1,41 @@
+"""Hard selection of heads, the paper's Table 7."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shd_vit.merging.linear import merge_linear
+from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy, Pair, select_heads
+from shd_vit.taps import AttentionTap
+
+
+@MERGING_STRATEGIES.register('hard')
+class HardSelection(MergingStrategy):
+    """As many teacher heads as the student has, drawn before training; the others are dropped.
+
+    The draw is saved in checkpoints.
+
+    Args:
+        seed: Of the draw. None takes torch's seed, which a run sets from ``randomness.seed``.
+    """
+
+    merge = staticmethod(merge_linear)  # of what is left, nothing merges
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def bind(self, heads: dict[Pair, tuple[int, int]]) -> None:
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        generator = torch.Generator().manual_seed(seed)
+        for (s, t), (num_student, num_teacher) in heads.items():
+            drawn = torch.randperm(num_teacher, generator=generator)[:num_student]
+            self.register_buffer(f'heads_{s}_{t}', drawn.sort().values)
+
+    def heads(self, pair: Pair) -> Tensor:
+        """Numbers of the chosen heads, from 0."""
+        return self.get_buffer('heads_{}_{}'.format(*pair))
+
+    def arrange(self, tap: AttentionTap, pair: Pair) -> AttentionTap:
+        return select_heads(tap, self.heads(pair))

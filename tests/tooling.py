@@ -1,0 +1,29 @@
+"""Tools in this process."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def load_tool(name):
+    """The module of tools/<name>.py, which may import what stands in tools/."""
+    path = ROOT / 'tools' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(f'{path.stem}_tool', path)
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    sys.path[:0] = [str(ROOT / 'tools')]
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = before
+    return module
+
+
+def run_tool(tool, monkeypatch, *arguments):
+    """Run main() of a module, or of the tool of that name, in the repository's folder."""
+    module = load_tool(tool) if isinstance(tool, str) else tool
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', [f'{module.__name__}.py', *map(str, arguments)])
+    module.main()
