@@ -261,6 +261,7 @@ import shd_vit
 from mmengine.model import MMDistributedDataParallel
 from test_modes import distiller
 from models import batch
+from shd_vit.engine.cli import leave_group
 torch.set_num_threads(1)
 dist.init_process_group('gloo')
 rank, model = dist.get_rank(), distiller()
@@ -273,8 +274,7 @@ if {amp}:
 sum(wrapped(images[part], samples[part], mode='loss').values()).backward()
 if rank == 0:
     torch.save([p.grad for p in model.parameters()], sys.argv[1])
-dist.barrier()  # rank 1 may not leave while rank 0 still talks to it
-dist.destroy_process_group()
+leave_group()
 """
 
 
