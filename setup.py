@@ -21,6 +21,7 @@ EXTRAS = {
         # Photographs to load and to augment.
         'scikit-image>=0.26',
         'scikit-learn>=1.9',
+        'tensorboard>=2.21',
         'transformers>=5.23',
     ],
 }

@@ -1,0 +1,44 @@
+"""Which teacher heads become which squeezed head, by name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shd_vit.functional.squeeze import merges_of_pass
+
+
+class Merged(NamedTuple):
+    """A head of the teacher, or what several were merged into.
+
+    Attributes:
+        name: '3', '1+2' or '(1+2)+(3+4)'.
+        heads: The teacher's heads in it, from 1.
+    """
+
+    name: str
+    heads: tuple[int, ...]
+
+
+def merged_heads(num_heads: int, target: int) -> tuple[list[list[Merged]], list[Merged]]:
+    """The order in which :func:`shd_vit.squeeze_heads` merges.
+
+    Args:
+        num_heads: The teacher's.
+        target: Heads to leave, from 1.
+
+    Returns:
+        What each pass makes, in the order of ``alphas``; and the heads that are left.
+    """
+    left = [Merged(str(head), (head,)) for head in range(1, num_heads + 1)]
+    passes = []
+    while len(left) > target:
+        paired = 2 * merges_of_pass(len(left), target)
+        made = [_join(*left[i : i + 2]) for i in range(0, paired, 2)]
+        passes.append(made)
+        left = made + left[paired:]
+    return passes, left
+
+
+def _join(first: Merged, second: Merged) -> Merged:
+    names = (f'({h.name})' if len(h.heads) > 1 else h.name for h in (first, second))
+    return Merged('+'.join(names), first.heads + second.heads)

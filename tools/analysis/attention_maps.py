@@ -1,0 +1,165 @@
+"""What a teacher, its squeezed heads and students attend to in one image (paper, Fig. 1).
+
+Students are given as NAME=FILE: a checkpoint of tools/train.py or of a student alone, or the word
+init for the weights that the config starts with.
+
+python tools/analysis/attention_maps.py configs/fashion_mnist/shd.py before=init \\
+    after=work_dirs/fashion_mnist/shd/epoch_2.pth --image 7 --matrix --out maps.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shd_vit.analysis import (
+    LayerMaps,
+    Query,
+    analysis_parser,
+    distiller_config,
+    layer_maps,
+    load_distiller,
+    one_image,
+    shown_image,
+)
+from shd_vit.analysis.figures import check_output
+from shd_vit.analysis.maps_figure import alpha_text, draw, rows_of
+from shd_vit.distiller import ViTDistiller
+from shd_vit.engine.checkpoint import load_weights
+from shd_vit.engine.cli import run_tool
+from shd_vit.errors import ConfigError
+from shd_vit.losses import ModelOutput
+from shd_vit.losses.layers import Pairs
+from shd_vit.taps import Anatomy, AttentionTap
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from report import Table, show
+
+
+def main() -> None:
+    args = _parse()
+    out, students = check_output(args.out), _students(args.students)
+    query = None if args.query == 'none' else Query.parse(args.query)
+    warnings.simplefilter('ignore')  # libraries about themselves, among the tables
+    cfg = distiller_config(args)
+    image = one_image(cfg, args.image)
+    distiller = load_distiller(cfg, args.teacher)
+    loss = distiller.losses['shd']
+    pairs = _pairs(args.layer, loss.pairs)
+    inputs = distiller.data_preprocessor(dict(inputs=[image]))['inputs']
+
+    teacher = distiller._teacher(inputs).attention
+    recorded = {name: _record(distiller, file, inputs) for name, file in students.items()}
+    anatomy = Anatomy(distiller.teacher, 'teacher')
+    heads = Anatomy(distiller.student, 'student').heads
+    for s, t in pairs:
+        taps = {name: attention[s] for name, attention in recorded.items()}
+        maps = layer_maps((s, t), teacher[t], taps, heads[s - 1], loss.temperature)
+        num_prefix = 0
+        if query is not None:
+            query.check(anatomy, maps.teacher.shape[-1])
+            num_prefix = anatomy.num_prefix_tokens
+        rows = rows_of(maps, query, num_prefix, args.matrix or query is None)
+        show([_table(maps)])
+        file = out if len(pairs) == 1 else _of_layer(out, s, t)
+        draw(rows, shown_image(image, distiller.data_preprocessor), maps, query, file)
+
+
+def _parse() -> argparse.Namespace:
+    parser = analysis_parser(__doc__)
+    parser.add_argument('students', nargs='*', metavar='NAME=FILE', help='students, a row each')
+    parser.add_argument(
+        '--teacher', metavar='FILE', help="the teacher's checkpoint (default: the config's)"
+    )
+    parser.add_argument(
+        '--image',
+        default='0',
+        metavar='WHICH',
+        help="an index into the config's test images, from 0, or an image file (default: 0)",
+    )
+    parser.add_argument(
+        '--layer',
+        default='last',
+        metavar='N',
+        help="the student's layer, from 1, last or all (a figure each); its teacher's layer is the "
+        "one of the config's SHDLoss (default: last)",
+    )
+    parser.add_argument(
+        '--query',
+        default='cls',
+        help='whose attention is laid over the image: cls, mean (over patches), ROW,COL of a patch '
+        'from 1, or none (default: cls)',
+    )
+    parser.add_argument(
+        '--matrix', action='store_true', help='draw the whole maps, tokens x tokens, as well'
+    )
+    parser.add_argument(
+        '--out',
+        default='maps.png',
+        metavar='FILE',
+        help='the figure, .png, .svg or .pdf (default: maps.png)',
+    )
+    return parser.parse_args()
+
+
+def _students(arguments: list[str]) -> dict[str, str]:
+    """Files by name."""
+    students = {}
+    for argument in arguments:
+        name, _, file = argument.partition('=')
+        if not name or not file:
+            raise ConfigError(f'{argument!r}: expected NAME=FILE, a checkpoint, or NAME=init')
+        if name in students:
+            raise ConfigError(f'{argument!r}: there is a student named {name!r} already')
+        students[name] = file
+    return students
+
+
+def _pairs(layer: str, pairs: Pairs) -> Pairs:
+    """The (student, teacher) layers to draw."""
+    if layer == 'all':
+        return pairs
+    known = sorted({s for s, _ in pairs})
+    number = known[-1] if layer == 'last' else int(layer) if layer.isdigit() else 0
+    chosen = [pair for pair in pairs if pair[0] == number]
+    if not chosen:
+        allowed = ', '.join(map(str, known))
+        raise ConfigError(f'--layer {layer}: allowed are last, all and student layers {allowed}')
+    return chosen
+
+
+@torch.no_grad()
+def _record(distiller: ViTDistiller, file: str, inputs: Tensor) -> dict[int, AttentionTap]:
+    """Taps by layer of the student with the weights of a file, or with its own."""
+    student = distiller.student
+    initial = copy.deepcopy(student.state_dict())
+    if file != 'init':
+        load_weights(student, file)
+    taps = ModelOutput.of(student, distiller.student_bank, inputs).attention
+    student.load_state_dict(initial)
+    return taps
+
+
+def _table(maps: LayerMaps) -> Table:
+    rows = [['squeezed head', 'alpha', *(f'KL to {name}' for name in maps.students)]]
+    for i, head in enumerate(maps.merged):
+        rows.append(
+            [head.name, alpha_text(maps.alphas[i]), *(f'{kl[i]:.4f}' for kl in maps.kl.values())]
+        )
+    return f'Student layer {maps.layers[0]}, teacher layer {maps.layers[1]}', rows
+
+
+def _of_layer(out: Path, student: int, teacher: int) -> Path:
+    """A file beside ``out`` for one layer of several."""
+    of = '' if student == teacher else f'_teacher{teacher}'
+    return out.with_stem(f'{out.stem}_layer{student}{of}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
