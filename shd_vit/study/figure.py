@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shd_vit.analysis.figures import pyplot
 from shd_vit.study.statistics import interval_95
 
 
@@ -13,30 +14,25 @@ def draw(values: dict, out: Path) -> None:
     A dot is a cell; on the right are differences to the table's row of reference, seed by seed,
     with their mean and its 95 % interval.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     tables, rows = values['tables'], values['rows']
     heights = [len(table['rows']) + 1.6 for table in tables]
-    with plt.rc_context({'font.size': 9, 'svg.fonttype': 'none', 'figure.dpi': 150}):
-        figure, axes = plt.subplots(
-            len(tables),
-            2,
-            figsize=(10, 0.3 * sum(heights) + 0.4),
-            height_ratios=heights,
-            squeeze=False,
-            layout='constrained',
-        )
-        for table, (left, right) in zip(tables, axes, strict=True):
-            _panel(table, rows, left, right)
-            left.set_title(table['title'], loc='left', fontweight='bold', fontsize=9)
-            right.set_title(f'minus {table["against"]}', loc='left', fontsize=9)
-        axes[-1, 0].set_xlabel(values['metric'])
-        axes[-1, 1].set_xlabel('difference, seed by seed; mean and 95 % interval')
-        figure.savefig(out)
-        plt.close(figure)
+    figure, axes = plt.subplots(
+        len(tables),
+        2,
+        figsize=(10, 0.3 * sum(heights) + 0.4),
+        height_ratios=heights,
+        squeeze=False,
+        layout='constrained',
+    )
+    for table, (left, right) in zip(tables, axes, strict=True):
+        _panel(table, rows, left, right)
+        left.set_title(table['title'], loc='left', fontweight='bold', fontsize=9)
+        right.set_title(f'minus {table["against"]}', loc='left', fontsize=9)
+    axes[-1, 0].set_xlabel(values['metric'])
+    axes[-1, 1].set_xlabel('difference, seed by seed; mean and 95 % interval')
+    figure.savefig(out)
+    plt.close(figure)
 
 
 def _panel(table: dict, rows: dict, left, right) -> None:

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from shd_vit.analysis.figures import COLORS, check_output, pyplot
 from shd_vit.engine.cli import run_tool
 from shd_vit.errors import ConfigError
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACCURACY = 'accuracy/top1'
-FORMATS = ('.svg', '.png', '.pdf')
-# Of Okabe and Ito, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLES = ('-', '--', '-.', ':')
 ROWS = dict(raw='raw value', weighted='weighted value', gradient='gradient norm')
 Curve = dict[int, float]
@@ -58,8 +56,7 @@ def main() -> None:
     )
     parser.add_argument('--out', required=True, metavar='FILE', help='picture: .svg, .png or .pdf')
     args = parser.parse_args()
-    if Path(args.out).suffix not in FORMATS:
-        raise ConfigError(f'--out={args.out!r} must end in {", ".join(FORMATS)}')
+    out = check_output(args.out)
 
     runs: dict[str, Run] = {}
     for argument in args.runs:
@@ -67,8 +64,8 @@ def main() -> None:
         if name in runs:
             raise ConfigError(f'two runs are called {name!r}: give them names with NAME=WORK_DIR')
         runs[name] = read_run(folder)
-    draw(runs).savefig(args.out, dpi=150)
-    print(args.out)
+    draw(runs).savefig(out)
+    print(out)
 
 
 def read_run(folder: str) -> Run:
@@ -107,17 +104,12 @@ def read_run(folder: str) -> Run:
 
 def draw(runs: dict[str, Run]) -> Figure:
     """Accuracy, and below it a column for each loss with its curves."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
     found = [key for run in runs.values() for key in run.losses]
     names = list(dict.fromkeys(name for name, _ in found))
     rows = [what for what in ROWS if what in {w for _, w in found}]
     top = int(any(run.accuracy for run in runs.values()))
     columns = max(len(names), 1)
-    figure = plt.figure(
+    figure = pyplot().figure(
         figsize=(max(2.3 * columns + 0.6, 6), 1.8 * len(rows) + 2.4 * top + 0.5),
         layout='constrained',
     )
@@ -161,8 +153,8 @@ def _plot(axis: Axes, curves: list[Curve], names: list[str], marker: str | None 
             axis.plot(
                 list(curve),
                 list(curve.values()),
-                color=COLOURS[i % len(COLOURS)],
-                linestyle=STYLES[i // len(COLOURS) % len(STYLES)],
+                color=COLORS[i % len(COLORS)],
+                linestyle=STYLES[i // len(COLORS) % len(STYLES)],
                 marker=marker or ('o' if len(curve) == 1 else None),
                 markersize=3,
                 linewidth=1.4,
