@@ -122,7 +122,7 @@ import shd_vit
 from shd_vit.data.beton import Beton
 print(len(Beton(sys.argv[1]).read(3)[0]))
 """
-    output = subprocess.check_output([sys.executable, '-c', code, written], cwd=ROOT, timeout=100)
+    output = subprocess.check_output([sys.executable, '-c', code, written], cwd=ROOT, timeout=900)
     with Beton(written) as beton:
         assert int(output) == len(beton.read(3)[0])
 

@@ -293,7 +293,7 @@ require_ffcv()
 assert torch.get_num_threads() == 2
 import ffcv.loader
 """
-    subprocess.run([sys.executable, '-c', script], check=True, timeout=120)
+    subprocess.run([sys.executable, '-c', script], check=True, timeout=900)
 
 
 # --- Errors -------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_ffcvs_own_loader_reads_the_file(tmp_path):
     path, images = tmp_path / 'a.beton', [smooth(40, 56) // 2 + 6 * i for i in range(20)]
     write_beton(path, labelled(images), proportion=0.5, page_size=PAGE)
     command = [sys.executable, '-c', STOCK_LOADER, path, tmp_path / 'read.npz']
-    subprocess.run(command, check=True, timeout=200)
+    subprocess.run(command, check=True, timeout=900)
     pixels, labels, crcs = np.load(tmp_path / 'read.npz').values()
     assert labels[:, 0].tolist() == [i % 10 for i in range(20)]
     with Beton(path) as beton:
@@ -361,7 +361,7 @@ def script(body, *arguments):
 
 
 def finish(process):
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=900)
     return process.returncode, error
 
 

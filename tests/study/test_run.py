@@ -75,7 +75,7 @@ def test_jobs_run_side_by_side(run, tmp_path, monkeypatch):
     """Two that wait for each other: alone, neither would ever end."""
     monkeypatch.delenv('OMP_NUM_THREADS')
     monkeypatch.setattr('shd_vit.study.launch._cores', lambda: 6)
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=900)
     begin = Cell.begin
     monkeypatch.setattr(Cell, 'begin', lambda cell: (barrier.wait(), begin(cell)))
     watcher, _ = run('seeds: [0, 1, 2, 3]\nrows: {a: CONFIG}', jobs=2)

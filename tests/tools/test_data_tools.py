@@ -26,7 +26,7 @@ def run(tool, *arguments, code=0):
     """Output of a tool that is to end with `code`, never with a traceback."""
     process = subprocess.run(
         [sys.executable, f'tools/data/{tool}_ffcv.py', *map(str, arguments)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200,
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
     )  # fmt: skip
     assert process.returncode == code, process.stdout[-3000:]
     assert 'Traceback' not in process.stdout

@@ -122,7 +122,7 @@ def test_control_c_ends_trainings_and_keeps_what_is_finished(tmp_path, run):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=900)[0]
     assert process.returncode == 130
     assert 'Traceback' not in output
     assert output.strip().splitlines()[-1] == (

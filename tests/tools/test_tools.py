@@ -41,7 +41,7 @@ def start(*command, **env):
 def run(*command, fails=False, **env):
     """Output of a command that is to succeed, or is to fail without a traceback."""
     process = start(*command, **env)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=900)[0]
     assert (process.returncode != 0) == fails, output[-3000:]
     if fails:
         assert 'Traceback' not in output
@@ -207,7 +207,7 @@ def test_two_nodes_as_two_launches(data, tmp_path):
         )
         for rank in range(2)
     ]  # fmt: skip
-    outputs = [launch.communicate(timeout=300)[0] for launch in launches]
+    outputs = [launch.communicate(timeout=900)[0] for launch in launches]
     assert [launch.returncode for launch in launches] == [0, 0], outputs[0][-3000:]
     assert '[1][4/4]' in outputs[0]
     assert (tmp_path / 'epoch_1.pth').exists()
