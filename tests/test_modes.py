@@ -244,7 +244,7 @@ import shd_vit
 from mmengine.model import MMDistributedDataParallel
 from test_modes import distiller
 from models import batch
-from shd_vit.engine.cli import leave_group
+from shd_vit.tool import leave_group
 torch.set_num_threads(1)
 dist.init_process_group('gloo')
 rank, model = dist.get_rank(), distiller()

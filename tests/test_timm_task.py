@@ -312,7 +312,7 @@ import sys
 import torch
 import torch.distributed as dist
 sys.path[:0] = ['tests', '.']
-from shd_vit.engine.cli import leave_group
+from shd_vit.tool import leave_group
 from test_timm_task import batch, build
 torch.set_num_threads(1)
 dist.init_process_group('gloo')

@@ -1,20 +1,19 @@
-"""What the command-line tools share: options, configs, one-line errors."""
+"""What the command-line tools on configs share."""
 
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from shd_vit.errors import ConfigError, ShdVitError
+from shd_vit.errors import ConfigError
+from shd_vit.tool import run_tool
+
+__all__ = ['build_runner', 'config_parser', 'read_config', 'run_tool']
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -54,7 +53,7 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     # From the command line, else from the config, else from the config's name.
-    default = os.path.join('work_dirs', Path(args.config).stem)
+    default = os.path.join('work_dirs', Path(cfg.filename).stem)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
@@ -65,35 +64,3 @@ def build_runner(cfg: Config) -> Runner:
     """The config's runner; DistillRunner where it names none."""
     cfg.setdefault('runner_type', 'DistillRunner')
     return RUNNERS.build(cfg)
-
-
-def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's main function; errors that the user can mend are printed as one line."""
-    try:
-        main()
-    except ShdVitError as error:
-        sys.exit(f'{type(error).__name__}: {error}')
-    else:
-        leave_group()
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def leave_group() -> None:
-    """Wait for the other processes, if any, and leave them. Does not return where gloo is used.
-
-    DDP keeps a gloo group alive until the interpreter is gone; its threads, still running then,
-    abort a process now and then ('terminate called without an active exception') that has done its
-    work. Such a process ends here, after Python's exit handlers, without tearing down C++ objects.
-    """
-    if not dist.is_initialized():
-        return
-    dist.barrier()  # a process that leaves early can bring down one that still talks to it
-    is_gloo = dist.get_backend() == 'gloo'
-    dist.destroy_process_group()
-    if is_gloo:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)

@@ -248,7 +248,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from models import batch, build_distiller
 from test_loss_monitor import measure
-from shd_vit.engine.cli import leave_group
+from shd_vit.tool import leave_group
 torch.set_num_threads(1)
 dist.init_process_group('gloo')
 rank, results = dist.get_rank(), []

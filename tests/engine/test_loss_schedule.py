@@ -249,7 +249,7 @@ sys.path[:0] = ['tests', '.']
 import shd_vit
 from mmengine.model import MMDistributedDataParallel
 from models import all_losses, batch, build_distiller
-from shd_vit.engine.cli import leave_group
+from shd_vit.tool import leave_group
 torch.set_num_threads(1)
 dist.init_process_group('gloo')
 losses = all_losses()

@@ -1,0 +1,110 @@
+"""tools/timm_train.py on folders of plain colours."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.models import create_model
+from tooling import load_tool
+
+from shd_vit.errors import ConfigError
+
+SIZES = dict(img_size=32, patch_size=16, depth=2)
+COLOURS = dict(blue=(0, 0, 255), green=(0, 255, 0), red=(255, 0, 0))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """12 training and 5 validation images of each of 3 classes, and a teacher's weights."""
+    root = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 12), ('val', 5)):
+        for name, colour in COLOURS.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(-40, 40, (32, 32, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f'{i}.png')
+    torch.manual_seed(0)
+    teacher = create_model(
+        'vit_tiny_patch16_224', num_classes=3, embed_dim=24, num_heads=6, **SIZES
+    )
+    torch.save(teacher.state_dict(), root / 'teacher.pth')
+    return root
+
+
+@pytest.fixture
+def train(folder, tmp_path, monkeypatch):
+    tool = load_tool('timm_train')
+
+    def run(*options):
+        sizes = [f'{key}={value}' for key, value in SIZES.items()]
+        arguments = [
+            str(folder), '--model', 'vit_tiny_patch16_224', '--model-kwargs', *sizes,
+            'embed_dim=12', 'num_heads=3', '--teacher', 'vit_tiny_patch16_224', '--teacher-path',
+            str(folder / 'teacher.pth'), '--teacher-kwargs', *sizes, 'embed_dim=24', 'num_heads=6',
+            '--img-size', '32', '--batch-size', '8', '--warmup-epochs', '0', '--lr', '5e-3',
+            '--workers', '0', '--output', str(tmp_path), '--experiment', 'run', '--device', 'cpu',
+            *options,
+        ]  # fmt: skip
+        monkeypatch.setattr('sys.argv', ['timm_train.py', *arguments])
+        tool.main()
+        with open(tmp_path / 'run/summary.csv') as file:
+            return list(csv.DictReader(file))
+
+    return run
+
+
+def test_trains_validates_and_goes_on(train, tmp_path):
+    options = ['--epochs', '4', '--vitkd', '--nkd', '--no-aug', '--model-ema', '--clip-grad', '1']
+    whole = train(*options, '--model-ema-decay', '0.5')
+    assert [row['epoch'] for row in whole] == ['0', '1', '2', '3']
+    assert float(whole[-1]['train_loss']) < float(whole[0]['train_loss'])
+    assert {'train_shd_loss', 'train_vitkd_loss', 'train_nkd_loss', 'eval_top1_ema'} <= whole[
+        0
+    ].keys()
+
+    # The checkpoint is the plain student, which a plain loop finds as good as the tool says.
+    student = create_model(
+        'vit_tiny_patch16_224', num_classes=3, embed_dim=12, num_heads=3, **SIZES,
+        checkpoint_path=str(tmp_path / 'run/last.pth.tar'),
+    )  # fmt: skip
+    saved = torch.load(tmp_path / 'run/last.pth.tar', weights_only=False)
+    assert saved['epoch'] == 3 and saved['task_state']['losses']
+    assert all(saved['state_dict_ema'][k].equal(v) for k, v in student.state_dict().items())
+
+    # Epochs 2 and 3 once more, from the checkpoint of epoch 1: no row twice.
+    again = train(
+        *options, '--model-ema-decay', '0.5', '--resume', str(tmp_path / 'run/checkpoint-1.pth.tar')
+    )
+    assert [row['epoch'] for row in again] == ['0', '1', '2', '3']
+    assert again[:2] == whole[:2]
+    assert [row['lr'] for row in again] == [row['lr'] for row in whole]
+
+
+def test_augmented_mixed_accumulated_and_in_half_precision(train, monkeypatch):
+    rows = train(
+        '--epochs', '1', '--mixup', '0.8', '--cutmix', '1', '--amp', '--grad-accum-steps', '3',
+        '--shd-strategy', 'head_matching', '--layer-decay', '0.7', '--task-loss-weight', '0.5',
+    )  # fmt: skip
+    terms = {key: float(value) for key, value in rows[0].items()}
+    expected = 0.5 * terms['train_task_loss'] + 0.5 * terms['train_shd_loss']
+    assert terms['train_loss'] == pytest.approx(expected, rel=1e-3)
+    assert 'train_nkd_loss' not in terms
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--teacher-path', 'nowhere.pth'], "--teacher-path 'nowhere.pth' does not exist"),
+        (['--resume', 'nowhere.pth'], "--resume 'nowhere.pth' does not exist"),
+        (['--batch-size', '64'], '--batch-size=64 is more'),
+        (['--no-shd'], 'nothing to distil'),
+        (['--shd-temperature', '0'], 'temperature=0.0 must be above 0'),
+    ],
+)
+def test_what_cannot_work_is_refused(train, options, message):
+    with pytest.raises(ConfigError, match=message):
+        train('--epochs', '1', *options)

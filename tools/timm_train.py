@@ -1,0 +1,385 @@
+"""Distil a timm model into another on a folder of images, with timm's own loaders and optimisers.
+
+Options are named as in timm's train.py. Needs neither mmengine nor mmpretrain.
+
+python tools/timm_train.py data/imagenet --model deit_tiny_patch16_224 \\
+    --teacher deit3_small_patch16_224.fb_in1k --vitkd --nkd
+torchrun --nproc_per_node 8 tools/timm_train.py data/imagenet ... --amp
+python tools/timm_train.py data/imagenet ... --resume output/timm_train/deit_tiny/last.pth.tar
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import defaultdict
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from timm import utils
+from timm.data import FastCollateMixup, create_dataset, create_loader, resolve_data_config
+from timm.models import create_model
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.task import evaluation_sample_limit, load_task_ema_checkpoint, resume_task_checkpoint
+from timm.utils.summary import trim_summary
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from shd_vit.errors import ConfigError, NonFiniteLoss
+from shd_vit.timm_task import SHDDistillationTask
+from shd_vit.tool import run_tool
+
+_logger = logging.getLogger('timm_train')
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    flag = argparse.BooleanOptionalAction
+    add('data_dir', help='folder with train/ and val/ (or validation/), a folder a class')
+    add('--dataset', default='', help='timm dataset type and name (default: folder of images)')
+    add('--model', default='deit_tiny_patch16_224', help='student (default: %(default)s)')
+    add('--model-kwargs', nargs='*', default={}, action=utils.ParseKwargs, metavar='KEY=VALUE')
+    add('--pretrained', action='store_true', help='start from pretrained weights')
+    add('--initial-checkpoint', default='', help='start from these weights')
+    add('--num-classes', type=int, help='default: the folders in train/')
+    add('--img-size', type=int, help="default: the student's")
+
+    group = parser.add_argument_group('distillation')
+    add = group.add_argument
+    add('--teacher', required=True, help='teacher, a timm model name')
+    add('--teacher-path', help='its weights (default: pretrained ones)')
+    add('--teacher-kwargs', nargs='*', default={}, action=utils.ParseKwargs, metavar='KEY=VALUE')
+    add('--shd', action=flag, default=True, help='attention maps follow squeezed ones')
+    add('--shd-beta', type=float, default=1.0, help='weight of SHD (default: %(default)s)')
+    add('--shd-temperature', type=float, default=1.0, help='T_a (default: %(default)s)')
+    add('--shd-strategy', default='linear', help='how heads are merged (default: %(default)s)')
+    add('--vitkd', action=flag, default=False, help='tokens, by ViTKD')
+    add('--nkd', action=flag, default=False, help='logits, by NKD')
+    add('--task-loss-weight', type=float, help='default: 1')
+    add('--distill-loss-weight', type=float, help='default: 1, or 1 minus the task loss weight')
+
+    group = parser.add_argument_group('training')
+    add = group.add_argument
+    add('-b', '--batch-size', type=int, default=128, help='a process (default: %(default)s)')
+    add('-vb', '--validation-batch-size', type=int, help='default: as in training')
+    add('--epochs', type=int, default=300)
+    add('--opt', default='adamw')
+    add('--lr', type=float, default=1e-3)
+    add('--weight-decay', type=float, default=0.05)
+    add('--layer-decay', type=float)
+    add('--clip-grad', type=float, help='largest norm of the gradient')
+    add('--grad-accum-steps', type=int, default=1)
+    add('--sched', default='cosine')
+    add('--warmup-epochs', type=int, default=5)
+    add('--warmup-lr', type=float, default=1e-6)
+    add('--min-lr', type=float, default=1e-5)
+    add('--amp', action='store_true', help='mixed precision')
+    add('--amp-dtype', default='bfloat16', choices=['bfloat16', 'float16'])
+    add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND')
+    add('--model-ema', action='store_true', help='average weights, and validate the average too')
+    add('--model-ema-decay', type=float, default=0.9998)
+    add('--seed', type=int, default=42)
+
+    group = parser.add_argument_group('images')
+    add = group.add_argument
+    add('--no-aug', action='store_true')
+    add('--aa', default='rand-m9-mstd0.5-inc1', help='auto augmentation (default: %(default)s)')
+    add('--color-jitter', type=float, default=0.3)
+    add('--reprob', type=float, default=0.25, help='random erasing (default: %(default)s)')
+    add('--mixup', type=float, default=0.0, metavar='ALPHA')
+    add('--cutmix', type=float, default=0.0, metavar='ALPHA')
+    add('--smoothing', type=float, default=0.1)
+    add('-j', '--workers', type=int, default=4)
+
+    group = parser.add_argument_group('runs')
+    add = group.add_argument
+    add('--output', default='output/timm_train', help='folder of runs (default: %(default)s)')
+    add('--experiment', help='folder of this run in it (default: the name of the student)')
+    add('--resume', default='', help='checkpoint to go on from')
+    add('--checkpoint-hist', type=int, default=3, help='how many to keep (default: %(default)s)')
+    add('--eval-metric', default='top1', choices=['top1', 'top5', 'loss'])
+    add('--log-interval', type=int, default=50, help='steps (default: %(default)s)')
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    utils.setup_default_logging()
+    args = parse_args()
+    device = utils.init_distributed_device(args)
+    if not utils.is_primary(args):
+        logging.disable(logging.WARNING)
+    utils.random_seed(args.seed, args.rank)
+
+    train_set, val_set = datasets(args)
+    task, data_config = build_task(args, device)
+    train_loader, val_loader = loaders(args, data_config, train_set, val_set, device)
+    optimizer = create_optimizer_v2(
+        task.get_trainable_module(),
+        opt=args.opt,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        layer_decay=args.layer_decay,
+    )
+    is_half = args.amp and args.amp_dtype == 'float16'
+    scaler = utils.NativeScaler(device.type) if is_half else None
+    if args.model_ema:
+        task.setup_ema(decay=args.model_ema_decay)
+    start = 0
+    if args.resume:
+        start = resume(args, task, optimizer, scaler)
+    task.settle(images for images, _ in train_loader)
+    if args.torchcompile:
+        task.compile(backend=args.torchcompile)
+    if args.distributed:
+        task.prepare_distributed(device_ids=[device] if device.type == 'cuda' else None)
+
+    updates = -(-len(train_loader) // args.grad_accum_steps)
+    schedule, epochs = create_scheduler_v2(
+        optimizer,
+        sched=args.sched,
+        num_epochs=args.epochs,
+        warmup_epochs=args.warmup_epochs,
+        warmup_lr=args.warmup_lr,
+        min_lr=args.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=updates,
+    )
+    schedule.step_update(start * updates)
+    saver, out = None, Path(args.output, args.experiment or args.model)
+    if utils.is_primary(args):
+        out.mkdir(parents=True, exist_ok=True)
+        saver = utils.CheckpointSaver(
+            task.get_eval_model(),
+            optimizer,
+            args=args,
+            amp_scaler=scaler,
+            checkpoint_dir=str(out),
+            decreasing=args.eval_metric == 'loss',
+            max_history=args.checkpoint_hist,
+            task=task,
+        )
+        if args.resume:
+            saver.load_state_dict_from_checkpoint(args.resume)
+        trim_summary(str(out / 'summary.csv'), start)
+
+    for epoch in range(start, epochs):
+        if hasattr(train_loader.sampler, 'set_epoch'):
+            train_loader.sampler.set_epoch(epoch)
+        trained = train_epoch(epoch, args, task, train_loader, optimizer, schedule, scaler)
+        found = validate(args, task, val_loader)
+        if task.has_ema():
+            averaged = validate(args, task, val_loader, ema=True)
+            found.update({f'{key}_ema': value for key, value in averaged.items()})
+        shown = ', '.join(f'{key} {value:.4g}' for key, value in found.items())
+        _logger.info('Epoch %d of %d: %s', epoch + 1, epochs, shown)
+        if saver is not None:
+            utils.update_summary(
+                epoch,
+                trained,
+                found,
+                filename=str(out / 'summary.csv'),
+                lr=optimizer.param_groups[0]['lr'],
+                write_header=not (out / 'summary.csv').exists(),
+            )
+            key = f'{args.eval_metric}_ema' if task.has_ema() else args.eval_metric
+            best, best_epoch = saver.save_checkpoint(epoch, found[key])
+    if saver is not None and start < epochs:
+        _logger.info('Best %s %.4g, epoch %d: %s', key, best, best_epoch + 1, out)
+
+
+def datasets(args: argparse.Namespace) -> tuple:
+    """Training and validation images; ``args.num_classes`` is filled in.
+
+    Raises:
+        ConfigError: If there is no such folder, or no number of classes to be found.
+    """
+    if not args.dataset and not Path(args.data_dir).is_dir():
+        raise ConfigError(f'data_dir {args.data_dir!r} does not exist: expected train/ and val/')
+    sets = [
+        create_dataset(
+            args.dataset,
+            root=args.data_dir,
+            split=split,
+            is_training=split == 'train',
+            batch_size=args.batch_size,
+            seed=args.seed,
+        )
+        for split in ('train', 'validation')
+    ]
+    if args.num_classes is None:
+        classes = getattr(getattr(sets[0], 'reader', None), 'class_to_idx', None)
+        if classes is None:
+            raise ConfigError(f'--num-classes is needed for --dataset {args.dataset}')
+        args.num_classes = len(classes)
+    return tuple(sets)
+
+
+def build_task(args: argparse.Namespace, device: torch.device) -> tuple[SHDDistillationTask, dict]:
+    """The task on its device, and how the student wants its images."""
+    sizes = {} if args.img_size is None else dict(img_size=args.img_size)
+    student = create_model(
+        args.model,
+        pretrained=args.pretrained,
+        checkpoint_path=args.initial_checkpoint,
+        num_classes=args.num_classes,
+        **{**sizes, **args.model_kwargs},
+    )
+    weights = dict(file=args.teacher_path, num_classes=args.num_classes)
+    if args.teacher_path and not Path(args.teacher_path).is_file():
+        raise ConfigError(f'--teacher-path {args.teacher_path!r} does not exist')
+    teacher = create_model(
+        args.teacher,
+        pretrained=True,
+        pretrained_cfg_overlay=weights if args.teacher_path else None,
+        num_classes=args.num_classes,
+        **{**sizes, **args.teacher_kwargs},
+    )
+    mixes = bool(args.mixup or args.cutmix)
+    task = SHDDistillationTask(
+        student.to(device),
+        teacher.to(device),
+        criterion_kwargs=dict(smoothing=args.smoothing, soft_targets=mixes),
+        shd=args.shd
+        and dict(beta=args.shd_beta, temperature=args.shd_temperature, strategy=args.shd_strategy),
+        vitkd=args.vitkd,
+        nkd=args.nkd,
+        distill_loss_weight=args.distill_loss_weight,
+        task_loss_weight=args.task_loss_weight,
+        device=device,
+    )
+    return task, resolve_data_config(sizes, model=student, verbose=utils.is_primary(args))
+
+
+def loaders(
+    args: argparse.Namespace, config: dict, train_set, val_set, device: torch.device
+) -> tuple[DataLoader, DataLoader]:
+    """timm's loaders, which normalise images for the student."""
+    common = dict(
+        input_size=config['input_size'],
+        interpolation=config['interpolation'],
+        mean=config['mean'],
+        std=config['std'],
+        num_workers=args.workers,
+        distributed=args.distributed,
+        pin_memory=device.type == 'cuda',
+        device=device,
+    )
+    mixup = None
+    if args.mixup or args.cutmix:
+        mixup = FastCollateMixup(
+            mixup_alpha=args.mixup,
+            cutmix_alpha=args.cutmix,
+            label_smoothing=args.smoothing,
+            num_classes=args.num_classes,
+        )
+    train = create_loader(
+        train_set,
+        batch_size=args.batch_size,
+        is_training=True,
+        no_aug=args.no_aug,
+        re_prob=0.0 if args.no_aug else args.reprob,
+        re_mode='pixel',
+        color_jitter=args.color_jitter,
+        auto_augment=args.aa,
+        collate_fn=mixup,
+        **common,
+    )
+    val = create_loader(
+        val_set,
+        batch_size=args.validation_batch_size or args.batch_size,
+        crop_pct=config['crop_pct'],
+        crop_mode=config['crop_mode'],
+        **common,
+    )
+    if not len(train):
+        raise ConfigError(f'--batch-size={args.batch_size} is more than the images in train/')
+    return train, val
+
+
+def resume(args, task: SHDDistillationTask, optimizer, scaler) -> int:
+    """Take up a checkpoint; the epoch to begin with."""
+    try:
+        start = resume_task_checkpoint(task, args.resume, optimizer, scaler) or 0
+        if task.has_ema():
+            load_task_ema_checkpoint(task, args.resume)
+    except FileNotFoundError:
+        raise ConfigError(f'--resume {args.resume!r} does not exist') from None
+    return start
+
+
+def train_epoch(
+    epoch: int, args, task: SHDDistillationTask, loader: DataLoader, optimizer, schedule, scaler
+) -> dict[str, float]:
+    """Means of all losses over an epoch."""
+    task.train()
+    meters = defaultdict(utils.AverageMeter)
+    steps, every = len(loader), args.grad_accum_steps
+    updates = -(-steps // every)
+    shown = tqdm(loader, f'Epoch {epoch + 1}', disable=not utils.is_primary(args), leave=False)
+    for step, (images, target) in enumerate(shown):
+        group = min(every, steps - step // every * every)  # the last group may be shorter
+        is_update = (step + 1) % every == 0 or step + 1 == steps
+        with nullcontext() if is_update else task.no_sync():
+            with autocast(args):
+                result = task(images, target)
+            loss = result['loss'] / group
+            if not torch.isfinite(loss):
+                values = {k: v.item() for k, v in result.items() if k != 'output'}
+                raise NonFiniteLoss(f'not finite in step {step}: {values}; lower --lr')
+            if scaler is not None:
+                scaler(
+                    loss,
+                    optimizer,
+                    clip_grad=args.clip_grad,
+                    parameters=task.get_clip_parameters(),
+                    need_update=is_update,
+                )
+            else:
+                loss.backward()
+        if is_update:
+            if scaler is None:
+                if args.clip_grad is not None:
+                    nn.utils.clip_grad_norm_(task.get_clip_parameters(), args.clip_grad)
+                optimizer.step()
+            optimizer.zero_grad()
+            done = epoch * updates + step // every + 1
+            task.update_ema(step=done)
+            schedule.step_update(done)
+        for name, value in result.items():
+            if name != 'output':
+                meters[name].update(value.item(), len(images))
+        if step % args.log_interval == 0 or step + 1 == steps:
+            shown.set_postfix({name: f'{meter.avg:.3g}' for name, meter in meters.items()})
+    means = {name: meter.avg for name, meter in meters.items()}
+    _logger.info('Epoch %d: %s', epoch + 1, ', '.join(f'{k} {v:.4g}' for k, v in means.items()))
+    return means
+
+
+@torch.inference_mode()
+def validate(args, task: SHDDistillationTask, loader: DataLoader, ema: bool = False) -> dict:
+    """Loss, top-1 and top-5 in percent over all images, none counted twice."""
+    model = task.get_eval_model(ema=ema).eval()
+    evaluator = task.create_evaluator(max_samples=evaluation_sample_limit(loader))
+    name = 'Validation of the average' if ema else 'Validation'
+    for images, target in tqdm(loader, name, disable=not utils.is_primary(args), leave=False):
+        with autocast(args):
+            output = model(images)
+        evaluator.update(output, target)
+    return dict(evaluator.compute(distributed=args.distributed))
+
+
+def autocast(args):
+    """Mixed precision, if asked for."""
+    dtype = getattr(torch, args.amp_dtype)
+    return torch.autocast(torch.device(args.device).type, dtype, enabled=args.amp)
+
+
+if __name__ == '__main__':
+    run_tool(main)
