@@ -30,7 +30,8 @@ class ViTDistiller(BaseModel):
 
     Args:
         student: A classifier's config dict, or ``dict(config=path, ...)``, or a config path; with
-            an optional ``checkpoint`` to start from. ``ImageClassifier`` or ``TimmClassifier``.
+            an optional ``checkpoint`` to start from. ``ImageClassifier``, ``TimmClassifier`` or
+            ``HuggingFaceClassifier``.
         teacher: The same. Its ``checkpoint`` (local path or URL) must be written out, if only as
             None.
         losses: Distillation losses by name: ``dict(shd=dict(type='SHDLoss', beta=1.0), ...)``. A

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def summary(distiller: ViTDistiller) -> str:
     """Teacher, student and losses of a distiller, as a plain-text table."""
     table = Table(title='Distillation', title_justify='left')
-    for heading in ('', 'class', 'parameters', 'layers', 'heads'):
+    for heading in ('', 'class', 'parameters', 'layers', 'heads', 'prefix tokens'):
         table.add_column(
             heading, justify='right' if heading in ('parameters', 'layers') else 'left'
         )
@@ -36,16 +36,23 @@ def summary(distiller: ViTDistiller) -> str:
     return f'\n{captured.get()}'
 
 
-def _model_row(model: nn.Module) -> tuple[str, str, str, str]:
-    # ImageClassifier calls it backbone, TimmClassifier model.
+def _model_row(model: nn.Module) -> tuple[str, ...]:
+    # ImageClassifier calls it backbone; TimmClassifier and HuggingFaceClassifier, model.
     inner = getattr(model, 'backbone', getattr(model, 'model', model))
     name = f'{type(model).__name__}({type(inner).__name__})'
     try:
         anatomy = Anatomy(model)
-        heads = sorted(set(anatomy.heads))
-        return name, _count(model), str(anatomy.depth), ', '.join(map(str, heads))
+        heads = ', '.join(map(str, sorted(set(anatomy.heads))))
+        return name, _count(model), str(anatomy.depth), heads, _prefix_of(anatomy)
     except UnsupportedAttention:
-        return name, _count(model), '-', '-'
+        return name, _count(model), '-', '-', '-'
+
+
+def _prefix_of(anatomy: Anatomy) -> str:
+    try:
+        return ', '.join(anatomy.prefix_tokens) or 'none'
+    except UnsupportedAttention:
+        return '-'
 
 
 def _count(model: nn.Module) -> str:

@@ -57,7 +57,7 @@ class Query(NamedTuple):
                 f'--query {self.kind}: the {patches} patches are no square grid to lay over the '
                 'image; use --query none, which draws the matrices alone'
             )
-        if self.kind == 'cls' and getattr(anatomy.trunk, 'cls_token', None) is None:
+        if self.kind == 'cls' and 'cls' not in anatomy.prefix_tokens:
             raise ConfigError(
                 f'--query cls: the {anatomy.role} has no class token; use mean or ROW,COL'
             )

@@ -38,19 +38,20 @@ def layer_pairs(
 
     Args:
         layers: 'uniform': student layer l of L_s learns from teacher layer ceil(l L_t / L_s), so
-            that last learns from last. 'last': the last from the last alone. Or the pairs.
+            that last learns from last; in a hierarchical model, stage by stage. 'last': the last
+            from the last alone. Or the pairs.
         student: Has the first layer of each pair.
         teacher: Has the second.
         loss: Names the owner of ``layers`` in errors.
 
     Raises:
-        ConfigError: If a model has no such layer.
+        ConfigError: If a model has no such layer, or stages cannot be paired.
     """
-    pairs = uniform_pairs(student.depth, teacher.depth)
+    if layers == 'uniform':
+        return _stage_pairs(student, teacher, loss)
     if layers == 'last':
-        pairs = pairs[-1:]
-    elif layers != 'uniform':
-        pairs = [tuple(pair) for pair in layers]
+        return [(student.depth, teacher.depth)]
+    pairs = [tuple(pair) for pair in layers]
     for pair in pairs:
         for number, model in zip(pair, (student, teacher), strict=True):
             if not 1 <= number <= model.depth:
@@ -64,10 +65,10 @@ def layer_pairs(
 def check_attended_tokens(
     student: AttentionTap, teacher: AttentionTap, pair: Pair, loss: str
 ) -> None:
-    """Refuse layers whose maps are of different sizes.
+    """Refuse layers whose maps are of different sizes, or of different windows.
 
     Raises:
-        ConfigError: Naming both token counts.
+        ConfigError: Naming both token counts, or what else differs.
     """
     tokens_s, tokens_t = student.q.shape[2], teacher.q.shape[2]
     if tokens_s != tokens_t:
@@ -75,6 +76,32 @@ def check_attended_tokens(
             f'student layer {pair[0]} sees {tokens_s} tokens, teacher layer {pair[1]} sees '
             f'{tokens_t}: {loss} needs equal token counts (image size, patch size, prefix tokens)'
         )
+    if len(student.q) != len(teacher.q) or student.is_shifted != teacher.is_shifted:
+        windows = [
+            f'{len(tap.q)} {"shifted " if tap.is_shifted else ""}windows'
+            for tap in (student, teacher)
+        ]
+        raise ConfigError(
+            f'a batch has {windows[0]} in student layer {pair[0]}, {windows[1]} in teacher layer '
+            f'{pair[1]}: {loss} needs windows of the same patches; choose {loss}.layers'
+        )
+
+
+def _stage_pairs(student: Anatomy, teacher: Anatomy, loss: str) -> Pairs:
+    if len(student.stages) != len(teacher.stages):
+        have = [
+            f'the {model.role} has {len(model.stages)} of {list(map(len, model.stages))} layers'
+            for model in (student, teacher)
+        ]
+        raise ConfigError(
+            f"{loss}.layers='uniform' pairs stage by stage, but {' and '.join(have)}: write "
+            'layers=[(student, teacher), ...]'
+        )
+    return [
+        (stage_s[s - 1], stage_t[t - 1])
+        for stage_s, stage_t in zip(student.stages, teacher.stages, strict=True)
+        for s, t in uniform_pairs(len(stage_s), len(stage_t))
+    ]
 
 
 def _are_pairs(layers: object) -> bool:

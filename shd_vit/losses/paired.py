@@ -10,6 +10,7 @@ from torch import nn
 from shd_vit.errors import ConfigError
 from shd_vit.losses.base import DistillationLoss, Needs
 from shd_vit.losses.layers import Pairs, check_layers, layer_pairs
+from shd_vit.losses.tokens import same_prefix
 from shd_vit.taps import Anatomy, TokenTap
 
 
@@ -20,7 +21,12 @@ class PairedLoss(DistillationLoss):
         weight: Weight of the loss, 0 or above.
         layers: 'uniform', 'last' or a list of (student, teacher) layers, counted from 1, as in
             :func:`layer_pairs`.
+
+    Attributes:
+        is_token_wise: Whether tokens are compared one by one, so that both models need the same.
     """
+
+    is_token_wise = True
 
     def __init__(self, weight: float, layers: str | Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -34,7 +40,10 @@ class PairedLoss(DistillationLoss):
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         """The outputs of the blocks of each pair."""
-        self.pairs = layer_pairs(self.layers, student, teacher, type(self).__name__)
+        name = type(self).__name__
+        self.pairs = layer_pairs(self.layers, student, teacher, name)
+        if self.is_token_wise:
+            same_prefix(student, teacher, name)
         students, teachers = zip(*self.pairs, strict=True)
         return Needs(tokens=students), Needs(tokens=teachers)
 

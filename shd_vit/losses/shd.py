@@ -19,6 +19,7 @@ from shd_vit.functional import (
 from shd_vit.functional.compiler import compiler_error
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
 from shd_vit.losses.layers import Pair, Pairs, check_attended_tokens, check_layers, layer_pairs
+from shd_vit.losses.tokens import TOKENS, TokenAlignment, align_tokens
 from shd_vit.merging import MERGING_STRATEGIES
 from shd_vit.taps import Anatomy, AttentionTap
 
@@ -38,8 +39,12 @@ class SHDLoss(DistillationLoss):
         temperature: Attention temperature T_a of both maps, above 0. The merging weights are
             computed from the softened maps as well.
         layers: 'uniform': student layer l of L_s learns from teacher layer ceil(l L_t / L_s), so
-            that last learns from last. 'last': that pair alone. Or a list of (student, teacher)
-            layers, counted from 1.
+            that last learns from last; in hierarchical models, stage by stage. 'last': the last
+            pair alone. Or a list of (student, teacher) layers, counted from 1.
+        tokens: 'all': both models need the same tokens. 'shared': the prefix tokens (class,
+            distillation, registers) that both have, by name, and all patches. 'patches': those
+            alone. Tokens that are left out are neither queries nor keys: the maps are softmaxes
+            over the keys that are kept.
         strategy: How teacher heads are merged: 'linear', 'constant', 'hard', 'head_matching',
             'simplex', or ``dict(type=name, ...)``; see :mod:`shd_vit.merging`.
         distance: 'kl', or 'mse': the squared error summed over keys, with no other change.
@@ -52,6 +57,7 @@ class SHDLoss(DistillationLoss):
         beta: float = 1.0,
         temperature: float = 1.0,
         layers: str | Sequence[tuple[int, int]] = 'uniform',
+        tokens: str = 'all',
         strategy: str | dict = 'linear',
         distance: str = 'kl',
         compile: bool | None = None,
@@ -62,15 +68,19 @@ class SHDLoss(DistillationLoss):
         if not beta >= 0:
             raise ConfigError(f'SHDLoss.beta={beta} must not be negative')
         check_layers(layers, 'SHDLoss')
+        if tokens not in TOKENS:
+            raise ConfigError(f"SHDLoss.tokens={tokens!r} must be 'all', 'shared' or 'patches'")
         if distance not in DISTANCES:
             raise ConfigError(f"SHDLoss.distance={distance!r} must be 'kl' or 'mse'")
         self.beta = beta
         self.temperature = temperature
         self.layers = layers
+        self.tokens = tokens
         self.strategy = MERGING_STRATEGIES.build(strategy)
         self.distance = distance
         self.compile = compile
         self.pairs: Pairs = []
+        self.alignment = TokenAlignment()
 
     @property
     def weight(self) -> float:
@@ -78,6 +88,7 @@ class SHDLoss(DistillationLoss):
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         self.pairs = layer_pairs(self.layers, student, teacher, 'SHDLoss')
+        self.alignment = align_tokens(self.tokens, student, teacher, 'SHDLoss')
         heads = {(s, t): (student.heads[s - 1], teacher.heads[t - 1]) for s, t in self.pairs}
         for (s, t), (heads_s, heads_t) in heads.items():
             if heads_s > heads_t:
@@ -95,7 +106,7 @@ class SHDLoss(DistillationLoss):
 
     def observe(self, teacher: ModelOutput) -> None:
         for s, t in self.pairs:
-            self.strategy.observe(teacher.attention[t], (s, t))
+            self.strategy.observe(self.alignment.teacher.of(teacher.attention[t]), (s, t))
 
     def settle(self) -> None:
         self.strategy.settle()
@@ -112,6 +123,7 @@ class SHDLoss(DistillationLoss):
         )
 
     def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
+        student, teacher = self.alignment.student.of(student), self.alignment.teacher.of(teacher)
         check_attended_tokens(student, teacher, pair, 'SHDLoss')
         merging = self.strategy
         teacher = merging.arrange(teacher, pair)
@@ -147,10 +159,13 @@ class SHDLoss(DistillationLoss):
 
     def extra_repr(self) -> str:
         pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
+        prefix = self.alignment.prefix
+        tokens = f' ({", ".join([*prefix, "patches"])})' if prefix is not None else ''
         compile = {None: 'if it works', True: 'yes', False: 'no'}[self.compile]
         return (
             f'beta={self.beta}, temperature={self.temperature}, distance={self.distance}, '
             f'strategy={type(self.strategy).__name__}, '
+            f'tokens={self.tokens}{tokens}, '
             f'torch.compile: {compile}, '
             f'layers: {pairs}'
         )

@@ -40,6 +40,8 @@ class VkDLoss(ProjectedLoss):
             normed.
     """
 
+    is_token_wise = False
+
     def __init__(
         self,
         student_dims: int,

@@ -1,4 +1,4 @@
-"""Where a vision transformer keeps its attention layers, blocks and prefix tokens."""
+"""Where a vision transformer keeps its attention layers, stages, blocks and prefix tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from shd_vit.errors import UnsupportedAttention
+from shd_vit.taps.prefix import declared_prefix, learned_prefix
 from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily
 
 _ATTENTION_LIKE = re.compile(r'attention|attn|msa$', re.IGNORECASE)
@@ -79,6 +80,14 @@ class Anatomy:
         """Number of attention layers."""
         return len(self.layers)
 
+    @cached_property
+    def stages(self) -> list[list[int]]:
+        """Numbers of the layers in each list of blocks: one list, or a hierarchical model's."""
+        stages: dict[str, list[int]] = {}
+        for number, layer in enumerate(self.layers, start=1):
+            stages.setdefault(_list_name(layer.name), []).append(number)
+        return list(stages.values())
+
     @property
     def heads(self) -> list[int]:
         """Heads of each layer."""
@@ -96,36 +105,62 @@ class Anatomy:
 
     @cached_property
     def trunk(self) -> nn.Module:
-        """The module that owns the list of blocks, and with it prefix tokens and final norm.
+        """The module that puts prefix tokens before the patches.
+
+        The innermost around the list of blocks that is known to; else the one that owns the list.
 
         Raises:
             UnsupportedAttention: If the blocks are not in one list (a hierarchical model).
         """
-        stacks = {_block_name(layer.name).rpartition('.')[0] for layer in self.layers}
-        if len(stacks) != 1:
+        knowing = (m for m in self._around if declared_prefix(m) is not None or learned_prefix(m))
+        return next(knowing, self._around[0])
+
+    @cached_property
+    def _around(self) -> list[nn.Module]:
+        """The module that owns the list of blocks, the one around it, and so on to the model."""
+        if len(self.stages) != 1:
             raise UnsupportedAttention(
                 f'tokens of the {self.role} {type(self.model).__name__} cannot be read: its '
-                f'attention layers stand in {len(stacks)} lists, expected 1'
+                f'attention layers stand in {len(self.stages)} lists, expected 1'
             )
-        return self.model.get_submodule(stacks.pop().rpartition('.')[0])
+        parents = _list_name(self.layers[0].name).split('.')[:-1]
+        names = ['.'.join(parents[:depth]) for depth in range(len(parents), -1, -1)]
+        return [self.model.get_submodule(name) for name in names]
+
+    @property
+    def prefix_tokens(self) -> tuple[str, ...]:
+        """Names of the tokens before the patches, in order: 'cls', 'dist', 'reg1', 'reg2', ...
+
+        Raises:
+            UnsupportedAttention: If it is not known what is before the patches.
+        """
+        names, count = learned_prefix(self.trunk), declared_prefix(self.trunk)
+        trunk = f'{type(self.trunk).__name__} of the {self.role}'
+        if count is None and not names:
+            raise UnsupportedAttention(
+                f'{trunk} has neither num_prefix_tokens nor a class token of a known name: how '
+                'many of its tokens are not patches is unknown. Set its num_prefix_tokens'
+            )
+        if count not in (None, len(names)):
+            raise UnsupportedAttention(
+                f'{trunk} puts {count} tokens before its patches, but has learned '
+                f'{", ".join(names) or "none of a known name"}: their names are unknown'
+            )
+        return names
 
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches (class, distillation, registers)."""
-        for name in ('num_prefix_tokens', 'num_extra_tokens'):  # timm, mmpretrain
-            if hasattr(self.trunk, name):
-                return getattr(self.trunk, name)
-        raise UnsupportedAttention(
-            f'{type(self.trunk).__name__} of the {self.role} has neither num_prefix_tokens nor '
-            'num_extra_tokens: how many of its tokens are not patches is unknown'
-        )
+        count = declared_prefix(self.trunk)
+        return len(self.prefix_tokens) if count is None else count
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm after the last block, or the last block where there is none."""
-        for name in ('norm', 'ln1'):  # timm, mmpretrain
-            if hasattr(self.trunk, name):
-                return getattr(self.trunk, name)
+        for module in self._around[: self._around.index(self.trunk) + 1]:
+            for name in ('norm', 'ln1', 'layernorm', 'ln'):  # timm, mmpretrain, HF, torchvision
+                if hasattr(module, name):
+                    return getattr(module, name)
         return self.blocks[-1]
 
 
@@ -134,3 +169,8 @@ def _block_name(attn_name: str) -> str:
     parents = attn_name.split('.')[:-1]
     entries = [i for i, part in enumerate(parents) if part.isdigit()]
     return '.'.join(parents[: entries[-1] + 1] if entries else parents)
+
+
+def _list_name(attn_name: str) -> str:
+    """The list that the entry stands in: 'layers' of 'layers.0.attn.inner'."""
+    return _block_name(attn_name).rpartition('.')[0]

@@ -19,6 +19,7 @@ class AttentionTap(NamedTuple):
         scale: Factor on the dot products.
         bias: Additive mask or position bias, broadcastable to (B, H, N, N); (W, H, N, N) for a
             batch of B = B' W windows; or None.
+        is_shifted: Whether these are windows that stand shifted, and so hold other tokens.
     """
 
     q: Tensor
@@ -27,6 +28,19 @@ class AttentionTap(NamedTuple):
     out_proj: Tensor
     scale: float
     bias: Tensor | None = None
+    is_shifted: bool = False
+
+    def select(self, tokens: Tensor) -> AttentionTap:
+        """A tap of the given tokens (n,) alone, in that order, as queries and as keys.
+
+        Its maps are the attention given that the key is one of them: softmaxes over these keys.
+        """
+        q, k, v = (x.index_select(2, tokens) for x in (self.q, self.k, self.v))
+        bias = self.bias
+        for dim in (-1, -2):
+            if bias is not None and bias.dim() >= -dim and bias.shape[dim] > 1:
+                bias = bias.index_select(dim, tokens)
+        return self._replace(q=q, k=k, v=v, bias=bias)
 
 
 class AttentionFamily:

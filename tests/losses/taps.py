@@ -11,6 +11,7 @@ class Model:
 
     def __init__(self, role, depth=2, dim=4, heads=2):
         self.role, self.depth, self.dim, self.heads = role, depth, dim, [heads] * depth
+        self.stages, self.prefix_tokens = [list(range(1, depth + 1))], ('cls',)
 
 
 def bound(loss, student_dim=4, teacher_dim=6, student_depth=2, teacher_depth=2):

@@ -19,6 +19,7 @@ class Model:
 
     def __init__(self, role, depth, heads):
         self.role, self.depth, self.heads = role, depth, [heads] * depth
+        self.stages, self.prefix_tokens = [list(range(1, depth + 1))], ('cls',)
 
 
 def tap(B=2, H=2, N=5, D=4, bias=None):
@@ -184,6 +185,7 @@ def test_padding_has_no_part_in_weights_maps_and_mean(padding, is_causal):
         (dict(layers='first'), "layers='first'"),
         (dict(layers=[1, 2]), r'layers=\[1, 2\]'),
         (dict(layers=[]), r'layers=\[\]'),
+        (dict(tokens='cls'), "tokens='cls' must be 'all', 'shared' or 'patches'"),
     ],
 )
 def test_bad_hyper_parameters_are_named(kwargs, message):

@@ -25,6 +25,7 @@ def tap(heads, B=2, N=5, D=4, seed=0, bias=None):
 class Model:
     def __init__(self, role, heads, depth=2):
         self.role, self.heads, self.depth = role, [heads] * depth, depth
+        self.stages, self.prefix_tokens = [list(range(1, depth + 1))], ('cls',)
 
 
 def bound(strategy, student=3, teacher=6, **kwargs):

@@ -19,8 +19,9 @@ class WindowAttention(AttentionFamily):
 
     def read(self, attn, outputs, call):
         q, k, v = split_heads(outputs['qkv'], attn.num_heads)
-        bias = window_bias(attn, call.get('mask'))
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
+        mask = call.get('mask')
+        bias = window_bias(attn, mask)
+        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias, mask is not None)
 
 
 def window_bias(attn: nn.Module, mask: Tensor | None) -> Tensor:
