@@ -7,7 +7,6 @@ import os
 from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 
 from shd_vit.errors import ConfigError
 
@@ -86,6 +85,6 @@ def _load(path: str, field: str) -> Config:
             raise ConfigError(f'{field}={path!r} does not exist: expected a config file')
         return Config.fromfile(path)
     try:
-        return get_config(path)
+        return Config.fromfile(path)
     except FileNotFoundError:
         raise ConfigError(f'{field}={path!r}: there is no such config in that package') from None
