@@ -1,9 +1,11 @@
 """Packaging of shd_vit. Lower bounds are versions that the test suite was run with."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'shd_vit/version.py').read_text())[1]
@@ -13,8 +15,12 @@ EXTRAS = {
     'lite': ['mmcv-lite>=2.2.0'],
     # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
     'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
+    'onnx': ['onnx>=1.23', 'onnxruntime>=1.32', 'onnxscript>=0.7'],
+    'figures': ['matplotlib>=3.11'],
+    'docs': ['mkdocs-material>=9.8', 'mkdocstrings-python>=2.0'],
     'dev': [
         'hypothesis>=6.100',
+        'mypy>=2.4',
         'pytest>=9.0',
         'pytest-xdist>=3.8',
         'ruff>=0.17',
@@ -25,7 +31,26 @@ EXTRAS = {
         'transformers>=5.23',
     ],
 }
+EXTRAS['dev'] += EXTRAS['docs'] + EXTRAS['figures'] + EXTRAS['onnx']
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
+
+# Beside caches, scripts that set up and test a clone.
+LEFT_OUT = shutil.ignore_patterns('__pycache__', 'setup_env.sh', 'run_tests.sh', 'quickstart.sh')
+
+
+class BuildWithTools(build_py):
+    """Puts configs and tools where OpenMMLab's packages have them. shd_vit/shipped.py finds them
+    there, and in the clone of an editable install."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        for folder in ('configs', 'tools'):
+            target = Path(self.build_lib, 'shd_vit/.mim', folder)
+            shutil.rmtree(target, ignore_errors=True)  # what an earlier build left
+            shutil.copytree(HERE / folder, target, ignore=LEFT_OUT)
+
 
 setup(
     name='shd_vit',
@@ -34,7 +59,18 @@ setup(
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    url='https://arxiv.org/abs/2502.07436',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
+    ],
     packages=find_packages(include=['shd_vit', 'shd_vit.*']),
+    package_data={'shd_vit': ['py.typed']},
+    entry_points={'console_scripts': ['shd_vit = shd_vit.__main__:main']},
+    cmdclass={'build_py': BuildWithTools},
     python_requires='>=3.10,<3.13',
     install_requires=[
         'torch>=2.14',

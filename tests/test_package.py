@@ -1,0 +1,140 @@
+"""What is installed, and the commands that it brings."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import fashion
+import pytest
+
+from shd_vit import __main__ as commands
+
+ROOT = Path(__file__).parents[1]
+OF_A_CLONE = {'tools/run_tests.sh', 'tools/setup_env.sh', 'tools/quickstart.sh'}
+
+
+def files(folder):
+    return {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob('*') if p.is_file()}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """The wheel, unpacked; built from the sdist of a tree in which things lie about."""
+    tree = tmp_path_factory.mktemp('tree')
+    shutil.copytree(
+        ROOT, tree, dirs_exist_ok=True,
+        ignore=lambda folder, names: {
+            name for name in names if (name in ('data', 'work_dirs', 'build', 'dist', 'site')
+            and Path(folder) == ROOT) or name.startswith('.venv') or name in ('.git', '__pycache__')
+            or (name.startswith('.') and name.endswith('_cache')) or name.endswith('.egg-info')
+        },
+    )  # fmt: skip
+    cache = tree / 'configs/__pycache__'
+    cache.mkdir()
+    (cache / 'deit.pyc').touch()
+    build = 'from setuptools import build_meta as b; import sys; print(b.build_{}(sys.argv[1]))'
+
+    def run(kind, folder):
+        command = [sys.executable, '-W', 'ignore', '-c', build.format(kind), str(tree)]
+        output = subprocess.check_output(command, cwd=folder, text=True, stderr=subprocess.STDOUT)
+        return tree / output.split()[-1]
+
+    shutil.unpack_archive(run('sdist', tree), tree / 'sdist', filter='data')
+    (source,) = (tree / 'sdist').iterdir()
+    stale = source / 'build/lib/shd_vit/.mim/tools/gone.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    unpacked = tmp_path_factory.mktemp('installed')
+    with zipfile.ZipFile(run('wheel', source)) as archive:
+        archive.extractall(unpacked)
+    return unpacked
+
+
+def test_wheel_holds_the_package_its_configs_and_tools_and_nothing_else(wheel):
+    code = {name for name in files('shd_vit') if name.endswith(('.py', 'py.typed'))}
+    recipes = {name for name in files('configs') | files('tools') if '__pycache__' not in name}
+    found = {p.relative_to(wheel).as_posix() for p in wheel.rglob('*') if p.is_file()}
+    about = {name for name in found if name.split('/')[0].endswith('.dist-info')}
+    assert found - about == code | {f'shd_vit/.mim/{name}' for name in recipes - OF_A_CLONE}
+    (points,) = (wheel / name for name in about if name.endswith('entry_points.txt'))
+    assert 'shd_vit = shd_vit.__main__:main' in points.read_text()
+
+
+def test_training_from_the_wheel(wheel, tmp_path):
+    """In an empty folder, with a config over one that the wheel brings."""
+    data = fashion.write_images(tmp_path / 'data')
+    here = tmp_path / 'empty'
+    here.mkdir()
+    (here / 'mine.py').write_text("_base_ = 'shd_vit::fashion_mnist/shd.py'\n")
+    options = {'model.teacher.checkpoint': f'{data}/teacher.pth', **fashion.overrides(data)}
+    options['train_cfg.max_epochs'] = 1
+    output = subprocess.run(
+        [sys.executable, '-m', 'shd_vit', 'train', 'mine.py', '--no-validate',
+         '--work-dir', 'runs', '--cfg-options',
+         *(f'{key}={value}' for key, value in options.items())],
+        cwd=here, env={**os.environ, 'PYTHONPATH': str(wheel)}, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert output.returncode == 0, output.stdout[-3000:]
+    assert (here / 'runs/epoch_1.pth').is_file()
+    assert str(ROOT) not in output.stdout, 'all is read from the wheel'
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """main() with a command line, which it may change as it likes."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['shd_vit', *arguments])
+        monkeypatch.setattr(sys, 'path', list(sys.path))
+        monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
+        commands.main()
+
+    return call
+
+
+def test_every_tool_is_a_command():
+    tools = [ROOT / name for name in files('tools') if name.endswith('.py')]
+    mains = [tool for tool in tools if "__name__ == '__main__'" in tool.read_text()]
+    found = {tool.relative_to(ROOT / 'tools').as_posix() for tool in mains}
+    assert found == set(commands.COMMANDS.values())
+
+
+def test_help_lists_the_commands_and_what_they_are_for(call, capsys):
+    call()
+    shown = capsys.readouterr().out
+    for command, tool in commands.COMMANDS.items():
+        (first,) = re.findall(r'\A"""(.*?)(?:"""|\n)', (ROOT / 'tools' / tool).read_text())
+        assert re.search(rf'^  {command} +{re.escape(first)}$', shown, re.MULTILINE)
+
+
+def test_a_tool_names_its_command_and_finds_its_neighbours(call, capsys):
+    with pytest.raises(SystemExit) as left:
+        call('study', '--help')  # imports tools/report.py
+    assert left.value.code in (0, None)
+    assert capsys.readouterr().out.startswith('usage: python -m shd_vit study [-h]')
+
+
+@pytest.mark.parametrize('typed, hint', [('trian', "mean 'train'?"), ('#', 'allowed: train, test')])
+def test_unknown_command(call, capsys, typed, hint):
+    with pytest.raises(SystemExit) as left:
+        call(typed)
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert repr(typed) in line and hint in line
+
+
+def test_what_is_not_installed(call, monkeypatch, tmp_path):
+    """OpenMMLab's packages are named with the way to get them; another error is left alone."""
+    monkeypatch.setattr(commands, 'shipped', lambda folder: tmp_path)
+    monkeypatch.setitem(sys.modules, 'mmcv', None)
+    (tmp_path / 'train.py').write_text('import mmcv')
+    with pytest.raises(SystemExit, match=r'^shd_vit: train needs mmcv, .*: pip install .*mmcv'):
+        call('train')
+    (tmp_path / 'train.py').write_text('import no_such_module')
+    with pytest.raises(ModuleNotFoundError, match='no_such_module'):
+        call('train')
