@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -73,10 +74,11 @@ class ViTDistiller(BaseModel):
         teacher_cfg.model.pop('train_cfg', None)
         self.student = build_classifier(student_cfg.model)
         teacher_model = build_classifier(teacher_cfg.model)
-        self.losses = nn.ModuleDict({n: _build_loss(n, cfg) for n, cfg in losses.items()})
+        built = {name: _build_loss(name, cfg) for name, cfg in losses.items()}
+        self.losses: Any = nn.ModuleDict(built)
         self.schedules = LossSchedules(_read_schedules(losses))
 
-        self.student_bank, teacher_bank = bind_losses(self.losses, self.student, teacher_model)
+        self.student_bank, teacher_bank = bind_losses(built, self.student, teacher_model)
         self._teacher = FrozenTeacher(
             teacher_model,
             teacher_bank,
@@ -86,7 +88,7 @@ class ViTDistiller(BaseModel):
         self._register_state_dict_hook(_save_student_as_alone)
 
     @property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> Any:
         """The frozen teacher. Not a submodule."""
         return self._teacher.model
 
@@ -118,7 +120,7 @@ class ViTDistiller(BaseModel):
     ) -> dict[str, Tensor] | list[DataSample] | Tensor:
         """As mmengine's models: ``loss`` distils, ``predict`` and ``tensor`` are the student's."""
         if mode == 'loss':
-            return self.loss(inputs, data_samples)
+            return self.loss(inputs, data_samples or [])
         return self.student(inputs, data_samples, mode)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:

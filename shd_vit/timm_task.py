@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.models import group_parameters
@@ -49,7 +49,7 @@ class SHDTrainableModule(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """The student's own list, as timm's optimiser factory asks for it."""
-        names = getattr(unwrap_model(self.student), 'no_weight_decay', set)()
+        names: set[str] = getattr(unwrap_model(self.student), 'no_weight_decay', set)()
         return {f'student.{name}' for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int] | dict:
@@ -236,11 +236,12 @@ class SHDDistillationTask(TrainingTask):
         Returns:
             The compiled student, for evaluation.
         """
-        settings = dict(backend=backend, mode=mode, **compile_kwargs)
-        self.eval_model = torch.compile(self.trainable_module.student, **settings)
-        self.trainable_module = torch.compile(self.trainable_module, **settings)
+        settings: dict[str, Any] = dict(backend=backend, mode=mode, **compile_kwargs)
+        trainable: Any = self.trainable_module
+        self.eval_model: Any = torch.compile(trainable.student, **settings)
+        self.trainable_module = cast(nn.Module, torch.compile(trainable, **settings))
         self.teacher.compile(**settings)
-        return self.eval_model
+        return cast(nn.Module, self.eval_model)
 
     def get_eval_model(
         self, module: nn.Module | None = None, ema: bool = False

@@ -82,7 +82,7 @@ def test_whole_step_through_torch_compile(core, dynamo):
     results = []
     for options in (None, dict(backend='aot_eager')):
         model, (images, samples) = distiller(), batch()
-        model.losses['shd'].compile = core if options else False
+        model.losses['shd'].is_compiled = core if options else False
         wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
         data = dict(inputs=list(images), data_samples=samples)
         step = model.train_step if options is None else torch.compile(model.train_step, **options)
@@ -108,7 +108,7 @@ def test_the_core_through_inductor(dynamo):
             value = loss(student, teacher, None)
             results.append((value, torch.autograd.grad(value, leaves)))
         assert_close(*results, rtol=1e-5, atol=1e-7)
-    assert losses[1].compile is True
+    assert losses[1].is_compiled is True
 
 
 def test_without_a_compiler_the_loss_runs_and_says_so(tmp_path):
@@ -118,7 +118,7 @@ def test_without_a_compiler_the_loss_runs_and_says_so(tmp_path):
         'q = torch.randn(1, 2, 4, 8)\n'
         'tap = {1: AttentionTap(q, q, q, torch.randn(16, 16), 1.0)}\n'
         'loss = SHDLoss(); loss.pairs = [(1, 1)]\n'
-        'print(loss(*[ModelOutput(q, tap, {})] * 2, None).item(), loss.compile)\n'
+        'print(loss(*[ModelOutput(q, tap, {})] * 2, None).item(), loss.is_compiled)\n'
     )
     env = dict(
         os.environ, CXX='/no/compiler', TORCHDYNAMO_DISABLE='0', TORCHINDUCTOR_CACHE_DIR=tmp_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -45,7 +46,9 @@ def collect_alphas(
     teacher = FrozenTeacher(teacher.model, bank, teacher.renormalise)
     teacher.is_ready = True
     passes = {layer: merged_heads(heads[layer], num_heads)[0] for layer in heads}
-    parts = {layer: {m.name: [] for made in ps for m in made} for layer, ps in passes.items()}
+    parts: dict[Any, dict[str, list]] = {
+        layer: {m.name: [] for made in ps for m in made} for layer, ps in passes.items()
+    }
     try:
         for images in batches:
             for layer, tap in teacher(images).attention.items():

@@ -113,7 +113,7 @@ def load_distiller(cfg: Config, teacher_checkpoint: str | None = None) -> ViTDis
     model = cfg.copy().model
     model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     losses = (model.get('losses') or {}).values()
-    given = next((loss for loss in losses if loss.get('type') == 'SHDLoss'), {})
+    given: dict = next((loss for loss in losses if loss.get('type') == 'SHDLoss'), {})
     model.losses = dict(shd=dict(type='SHDLoss'))
     model.losses.shd.update({k: given[k] for k in ('layers', 'temperature') if k in given})
     if teacher_checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -71,7 +72,7 @@ def one_image(cfg: Config, which: str) -> Tensor:
     loader = _loader(cfg, 'test')
     if not is_index:
         return _read_file(which, loader)
-    dataset = DistillRunner.build_dataloader(loader).dataset
+    dataset: Any = DistillRunner.build_dataloader(loader).dataset
     if not 0 <= int(which) < len(dataset):
         raise ConfigError(f'--image {which}: the test data has images 0 to {len(dataset) - 1}')
     return dataset[int(which)]['inputs']

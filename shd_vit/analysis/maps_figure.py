@@ -214,9 +214,9 @@ def _matrix(axis: Any, cell: Cell, row: Row) -> Any:
     return drawn
 
 
-def _mark(axis: Any, query: Query, picture: Tensor, image: Tensor) -> None:
+def _mark(axis: Any, query: Query | None, picture: Tensor, image: Tensor) -> None:
     """A frame around the patch that asks."""
-    if query.kind != 'patch':
+    if query is None or query.kind != 'patch':
         return
     side = picture.shape[-1]
     h, w = image.shape[0] / side, image.shape[1] / side

@@ -48,7 +48,7 @@ def squared_errors(shared: Tensor, tap: AttentionTap, maps: Tensor) -> Tensor:
         tap: Of the teacher.
         maps: (B, Ht, N, N), the teacher's.
     """
-    sums = 0
+    sums = torch.zeros(2, len(maps), dtype=torch.float64, device=maps.device)
     made = groups(maps, tap.v, tap.out_proj, shared.shape[1])
     for a, (total, target) in zip(shared.double().unbind(1), made, strict=True):
         pair = torch.stack([a @ total - target, target])

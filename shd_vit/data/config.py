@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.config import Config, ConfigDict
 
 from shd_vit.errors import ConfigError
@@ -16,7 +18,7 @@ def train_from_ffcv(cfg: Config, beton: str) -> None:
     Raises:
         ConfigError: If the training loader's transforms cannot be told.
     """
-    loader = cfg.get('train_dataloader') or {}
+    loader: Any = cfg.get('train_dataloader') or {}
     if loader.get('type') == 'FFCVLoader':
         loader.beton = beton
         return

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,8 @@ class FFCVLoader:
 
     def _epoch(self, epoch: int, batches: list[list[int]]) -> Iterator[dict]:
         stop = threading.Event()
-        to_submit, ahead = iter(batches), deque()
+        to_submit = iter(batches)
+        ahead: deque[Any] = deque()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix='FFCVLoader')
 
         def submit(count: int) -> None:

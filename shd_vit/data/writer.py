@@ -12,8 +12,8 @@ import os
 import sys
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
@@ -89,7 +89,9 @@ def write_beton(
     """
     path = os.fspath(path)
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    options = dict(max_resolution=max_resolution, quality=quality, proportion=proportion, seed=seed)
+    options: dict[str, Any] = dict(
+        max_resolution=max_resolution, quality=quality, proportion=proportion, seed=seed
+    )
     _check_options(len(samples), workers=workers, page_size=page_size, **options)
     if os.path.exists(path) and not overwrite:
         raise DatasetError(f'{path!r} exists already, and was not to be overwritten (--force)')
@@ -167,7 +169,7 @@ def _beton_writer(path: str, page_size: int) -> Any:
 
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self.digests = []
+            self.digests: list[str] = []
 
         def flush_page(self) -> None:
             if self.my_page >= 0:
@@ -175,6 +177,8 @@ def _beton_writer(path: str, page_size: int) -> Any:
             super().flush_page()
 
     class BetonWriter(DatasetWriter):
+        metadata_sm: Any
+
         def write(self, encoder: Encoder, workers: int, skip_bad: bool) -> list[str]:
             """Write all samples. Returns what was skipped."""
             self.num_samples = len(encoder)
@@ -219,7 +223,7 @@ def _beton_writer(path: str, page_size: int) -> Any:
     return BetonWriter(path, fields, page_size=page_size, num_workers=1)
 
 
-def _in_order(encoder: Encoder, workers: int) -> Iterator[Any]:
+def _in_order(encoder: Encoder, workers: int) -> Generator[Any, None, None]:
     """Encoded samples in their order, a few ahead of the one that is asked for.
 
     An image that cannot be decoded is given as its UndecodableImage; other errors are raised.
@@ -232,7 +236,7 @@ def _in_order(encoder: Encoder, workers: int) -> Iterator[Any]:
             return error
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix='write_beton')
-    ahead = deque()
+    ahead: deque[Future] = deque()
     try:
         with tqdm(total=len(encoder), unit=' images', disable=None) as progress:
             for index in range(len(encoder)):

@@ -101,7 +101,7 @@ class ObservationHook(Hook):
             model.show_to_losses(track(runner.train_dataloader, label, disable=quiet))
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
     """The model inside DDP and the like."""
     return model.module if is_model_wrapper(model) else model
 

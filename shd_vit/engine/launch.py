@@ -36,8 +36,8 @@ def init_gloo(launcher: str, timeout: float | None = None) -> None:
             hosts = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
             os.environ['MASTER_ADDR'] = subprocess.check_output(hosts, text=True).split()[0]
         os.environ.setdefault('MASTER_PORT', '29500')
-        kwargs = {} if timeout is None else dict(timeout=timedelta(seconds=timeout))
-        dist.init_process_group('gloo', **kwargs)
+        limit = None if timeout is None else timedelta(seconds=timeout)
+        dist.init_process_group('gloo', timeout=limit)
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"launcher={launcher!r}, but the environment is not that launcher's: {error}. Start "

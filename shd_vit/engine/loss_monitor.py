@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ def gradient_norms(
     parameters = [p for p in model.parameters() if p.requires_grad]
     norms = {}
     for name, loss in losses.items():
-        grads = [None]
+        grads: Sequence[Tensor | None] = [None]
         if loss.requires_grad:
             grads = torch.autograd.grad(
                 loss * scale, parameters, retain_graph=True, allow_unused=True
@@ -114,7 +115,7 @@ def _name(key: str) -> str:
 
 def _weight(model: nn.Module, name: str) -> float:
     """The factor that the loss includes; the student's own has none."""
-    losses = getattr(model, 'losses', None)
+    losses: Any = getattr(model, 'losses', None)
     is_distilled = isinstance(losses, nn.ModuleDict) and name in losses
     return losses[name].weight if is_distilled else 1.0
 

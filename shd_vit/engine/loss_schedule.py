@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.hooks import Hook
@@ -92,7 +92,7 @@ def factor(schedule: LossSchedule, epoch: float) -> float:
         return final
     if epoch < warm_up:
         return epoch / warm_up
-    if decay_from is None or epoch <= decay_from:
+    if decay_from is None or stop is None or epoch <= decay_from:
         return 1.0
     done = (epoch - decay_from) / (stop - decay_from)
     fallen = done if decay == 'linear' else (1 - math.cos(math.pi * done)) / 2
@@ -203,7 +203,7 @@ def _schedules(runner) -> dict[str, LossSchedule]:
     return schedules.schedules if isinstance(schedules, LossSchedules) else {}
 
 
-def _check_number(value: object, low: float, high: float, field: str, allowed: str) -> None:
+def _check_number(value: Any, low: float, high: float, field: str, allowed: str) -> None:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not low <= value <= high or math.isinf(value):
         raise ConfigError(f'{field}={value!r} must be {allowed}')

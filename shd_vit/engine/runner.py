@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -102,8 +103,9 @@ class DistillRunner(Runner):
     def scale_lr(self, optim_wrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate if asked to; else insist on the batch that it was made for."""
         super().scale_lr(optim_wrapper, auto_scale_lr)
-        base = (auto_scale_lr or {}).get('base_batch_size')
-        if not base or auto_scale_lr.get('enable'):
+        scaling = auto_scale_lr or {}
+        base = scaling.get('base_batch_size')
+        if not base or scaling.get('enable'):
             return
         loader = self._train_dataloader
         batch = loader.get('batch_size') if isinstance(loader, dict) else loader.batch_size
@@ -146,7 +148,7 @@ class DistillRunner(Runner):
     def resume(self, filename: str, *args, **kwargs) -> None:
         super().resume(filename, *args, **kwargs)
         # The sampler was built before the checkpoint told the run's seed.
-        sampler = getattr(self.train_dataloader, 'sampler', None)
+        sampler: Any = getattr(self.train_dataloader, 'sampler', None)
         if hasattr(sampler, 'seed'):
             sampler.seed = self.seed
 
@@ -163,7 +165,7 @@ def _keep_torch_seeds(worker_id: int) -> None:
     """torch has seeded this worker's Python, numpy and torch already."""
 
 
-def _check_data_root(dataset: object) -> None:
+def _check_data_root(dataset: Any) -> None:
     """Refuse a folder that is not there, unless the data set would download itself into it."""
     root = dataset.get('data_root') if isinstance(dataset, dict) else None
     if not root or '://' in root or os.path.isdir(root):

@@ -145,18 +145,18 @@ def _chunk_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sum of a distance over all counted rows, its gradients of query, key and the logits."""
     query, key = query.contiguous(), key.contiguous()
-    target = target(*arguments)
+    wanted = target(*arguments)
     logits = attention_logits(query, key, factor, bias)
-    if target.shape != logits.shape:
+    if wanted.shape != logits.shape:
         raise ValueError(
-            f'target {tuple(target.shape)} does not fit query {tuple(query.shape)}: expected '
+            f'target {tuple(wanted.shape)} does not fit query {tuple(query.shape)}: expected '
             f'{tuple(logits.shape)}'
         )
-    target = target.to(logits.dtype)
+    wanted = wanted.to(logits.dtype)
     ignored = None if bias is None else ignored_rows(bias)
     if ignored is not None:
-        target = target.masked_fill(ignored, 0)
-    loss, residual = distance(logits, target, ignored)
+        wanted = wanted.masked_fill(ignored, 0)
+    loss, residual = distance(logits, wanted, ignored)
     if ignored is not None:
         residual.masked_fill_(ignored, 0)
     grad_query = product(residual, key).mul_(factor)

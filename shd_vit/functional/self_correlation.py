@@ -41,5 +41,5 @@ def self_correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar from 0 to 2, in float32 (float64 for float64 input).
     """
-    correlations = (self_correlation(tokens).flatten(1) for tokens in (student, teacher))
-    return 1 - F.cosine_similarity(*correlations).mean()
+    ours, theirs = (self_correlation(tokens).flatten(1) for tokens in (student, teacher))
+    return 1 - F.cosine_similarity(ours, theirs).mean()

@@ -75,6 +75,7 @@ def squeeze_heads(
             paired = 2 * merges
             first, second = maps[:, 0:paired:2], maps[:, 1:paired:2]
             delta = first - second
+            assert gram is not None  # there is something to merge
             raw = _merge_weights(delta, value, gram, widths[:paired])
             alpha = raw.clamp(0, 1)
             merged = torch.addcmul(second, delta, alpha[..., None, None])

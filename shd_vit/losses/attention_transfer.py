@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,13 +48,15 @@ class AttentionTransferLoss(PairedLoss):
         self.temperature = temperature
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
-        needs = super().bind(student, teacher)
-        return tuple(Needs(attention=need.tokens) for need in needs)
+        super().bind(student, teacher)
+        students, teachers = zip(*self.pairs, strict=True)
+        return Needs(attention=students), Needs(attention=teachers)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        return self.weight * sum(
+        total: Any = sum(
             self._layer(student.attention[s], teacher.attention[t], (s, t)) for s, t in self.pairs
         )
+        return self.weight * total
 
     def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
         check_attended_tokens(student, teacher, pair, 'AttentionTransferLoss')
@@ -76,6 +79,7 @@ def _rows(*taps: AttentionTap) -> Tensor | None:
     for tap in taps:
         if tap.bias is not None:
             bias = batch_slice(tap.bias, len(tap.q), slice(None))
+            assert bias is not None
             counted = counted_rows(bias).broadcast_to(tap.q.shape[:3]).all(dim=1)
             rows = counted if rows is None else rows & counted
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class FeatureProjectorLoss(ProjectedLoss):
         return nn.Linear(self.student_dims, self.teacher_dims)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        total = 0.0
+        total: Any = 0.0
         for (s, t), projector in zip(self.pairs, self.projectors, strict=True):
             tap_s, tap_t = student.tokens[s], teacher.tokens[t]
             check_tokens(tap_s, tap_t, 'FeatureProjectorLoss')

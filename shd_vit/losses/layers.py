@@ -51,7 +51,8 @@ def layer_pairs(
         return _stage_pairs(student, teacher, loss)
     if layers == 'last':
         return [(student.depth, teacher.depth)]
-    pairs = [tuple(pair) for pair in layers]
+    assert not isinstance(layers, str)
+    pairs: Pairs = [(s, t) for s, t in layers]
     for pair in pairs:
         for number, model in zip(pair, (student, teacher), strict=True):
             if not 1 <= number <= model.depth:

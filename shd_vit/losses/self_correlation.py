@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -33,7 +34,7 @@ class SelfCorrelationLoss(PairedLoss):
         super().__init__(weight, layers)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        total = 0.0
+        total: Any = 0.0
         for s, t in self.pairs:
             tap_s, tap_t = student.tokens[s], teacher.tokens[t]
             check_tokens(tap_s, tap_t, 'SelfCorrelationLoss')

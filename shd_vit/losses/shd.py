@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,14 +77,14 @@ class SHDLoss(DistillationLoss):
         self.temperature = temperature
         self.layers = layers
         self.tokens = tokens
-        self.strategy = MERGING_STRATEGIES.build(strategy)
+        self.strategy: Any = MERGING_STRATEGIES.build(strategy)
         self.distance = distance
-        self.compile = compile
+        self.is_compiled = compile
         self.pairs: Pairs = []
         self.alignment = TokenAlignment()
 
     @property
-    def weight(self) -> float:
+    def weight(self) -> float:  # type: ignore[override]
         return self.beta
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
@@ -101,7 +102,7 @@ class SHDLoss(DistillationLoss):
         return Needs(attention=students), Needs(attention=teachers)
 
     @property
-    def is_settled(self) -> bool:
+    def is_settled(self) -> bool:  # type: ignore[override]
         return self.strategy.is_settled
 
     def observe(self, teacher: ModelOutput) -> None:
@@ -118,9 +119,10 @@ class SHDLoss(DistillationLoss):
                 "DistillRunner, or call observe() with the teacher's output for some batches, then "
                 'settle()'
             )
-        return self.beta * sum(
+        total: Any = sum(
             self._layer(student.attention[s], teacher.attention[t], (s, t)) for s, t in self.pairs
         )
+        return self.beta * total
 
     def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
         student, teacher = self.alignment.student.of(student), self.alignment.teacher.of(teacher)
@@ -143,25 +145,25 @@ class SHDLoss(DistillationLoss):
             student.scale,
             self.temperature,
             student.bias,
-            compiled=self._is_compiled(student.q.device.type),
+            compiled=self._compiles(student.q.device.type),
         )
 
-    def _is_compiled(self, device_type: str) -> bool:
+    def _compiles(self, device_type: str) -> bool:
         """Whether to compile, found out and logged at the first batch."""
         if torch.compiler.is_compiling():
             return False  # a step that is compiled as a whole traces this with the rest
-        if self.compile is None:
+        if self.is_compiled is None:
             error = compiler_error(device_type)
-            self.compile = error is None
+            self.is_compiled = error is None
             if error:
                 logging.getLogger(__name__).warning('SHDLoss runs without torch.compile: %s', error)
-        return self.compile
+        return self.is_compiled
 
     def extra_repr(self) -> str:
         pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
         prefix = self.alignment.prefix
         tokens = f' ({", ".join([*prefix, "patches"])})' if prefix is not None else ''
-        compile = {None: 'if it works', True: 'yes', False: 'no'}[self.compile]
+        compile = {None: 'if it works', True: 'yes', False: 'no'}[self.is_compiled]
         return (
             f'beta={self.beta}, temperature={self.temperature}, distance={self.distance}, '
             f'strategy={type(self.strategy).__name__}, '

@@ -62,7 +62,7 @@ def align_tokens(tokens: str, student: Anatomy, teacher: Anatomy, loss: str) -> 
     if tokens == 'all':
         hint = f"; {loss}.tokens='shared' compares those that both have, and the patches"
         return TokenAlignment(same_prefix(student, teacher, loss, hint))
-    names = ()
+    names: tuple[str, ...] = ()
     if tokens == 'shared':
         names = tuple(name for name in student.prefix_tokens if name in teacher.prefix_tokens)
     kept = (

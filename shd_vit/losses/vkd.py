@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class VkDLoss(ProjectedLoss):
         super().__init__(student_dims, teacher_dims, weight, layers)
         self.points: list[tuple[int | str, int | str]] = []
 
-    def make_projector(self) -> nn.Linear:
+    def make_projector(self) -> nn.Module:
         linear = nn.Linear(self.student_dims, self.teacher_dims, bias=False)
         return orthogonal(linear, orthogonal_map='cayley')
 
@@ -66,7 +67,7 @@ class VkDLoss(ProjectedLoss):
         return Needs(tokens=students), Needs(tokens=teachers)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        total = 0.0
+        total: Any = 0.0
         for (s, t), projector in zip(self.points, self.projectors, strict=True):
             pooled_s, pooled_t = _pooled(student.tokens[s]), _pooled(teacher.tokens[t])
             with torch.autocast(pooled_s.device.type, enabled=False):

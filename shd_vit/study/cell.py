@@ -12,6 +12,7 @@ import json
 import os
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from mmengine.config import Config
 
@@ -52,8 +53,8 @@ class Cell:
             return 'changed'
         return 'finished' if result else note['state']
 
-    def result(self) -> dict | None:
-        """What finish() wrote."""
+    def result(self) -> Any:
+        """What finish() wrote; None if it has not."""
         return _read(self.folder / 'result.json')
 
     def begin(self) -> None:
@@ -120,7 +121,7 @@ class Cell:
             number += 1
         self.folder.rename(aside)
 
-    def _note(self) -> dict | None:
+    def _note(self) -> Any:
         return _read(self.folder / 'cell.json')
 
     def _write_note(self, state: str, note: dict) -> None:
@@ -135,7 +136,7 @@ def write_json(path: Path, values: object) -> None:
     os.replace(part, path)
 
 
-def _read(path: Path) -> dict | None:
+def _read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shd_vit.errors import ConfigError
 from shd_vit.study.source import read_source
@@ -55,7 +56,7 @@ class Study:
         Raises:
             ConfigError: If there is no row or grid of a name.
         """
-        names = []
+        names: list[str] = []
         for name in chosen:
             if name not in self.rows and name not in self.grids:
                 known = ', '.join([*self.rows, *self.grids])
@@ -75,7 +76,7 @@ def read_study(path: str | Path) -> Study:
     metric = source.get('metric', 'accuracy/top1')
     if not isinstance(metric, str):
         raise ConfigError(f'metric={metric!r} must be the name of a metric, like accuracy/top1')
-    defaults = dict(
+    defaults: dict[str, Any] = dict(
         seeds=_seeds(source.get('seeds', [0]), 'seeds'),
         options=_options(source.get('options'), 'options'),
     )
@@ -147,22 +148,22 @@ def _tables(tables: object, study: Study, title: str) -> tuple[Comparison, ...]:
     return tuple(comparisons)
 
 
-def _mapping(value: object, field: str) -> dict:
+def _mapping(value: Any, field: str) -> dict:
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f'{field}={value!r} must be a mapping')
     if not all(isinstance(key, str) and key for key in value or {}):
-        raise ConfigError(f'{field}: names must be text, not {list(value)}')
+        raise ConfigError(f'{field}: names must be text, not {list(value or {})}')
     return value or {}
 
 
-def _options(value: object, field: str) -> dict[str, object]:
+def _options(value: object, field: str) -> dict[str, Any]:
     options = _mapping(value, field)
     if SEED in options:
         raise ConfigError(f'{field}: {SEED} is set from seeds')
     return options
 
 
-def _seeds(seeds: object, field: str) -> tuple[int, ...]:
+def _seeds(seeds: Any, field: str) -> tuple[int, ...]:
     right = isinstance(seeds, list | tuple) and seeds and all(type(seed) is int for seed in seeds)
     if not right or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise ConfigError(f'{field}={seeds!r} must be different whole numbers from 0, not empty')

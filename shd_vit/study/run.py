@@ -44,7 +44,7 @@ def run_cells(
         KeyboardInterrupt: On Ctrl-C, once all trainings have ended.
         ConfigError: If another study trains in this folder.
     """
-    slots = queue.SimpleQueue()
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(launcher.jobs):
         slots.put(slot)
     with only_one(out) as lock, ThreadPoolExecutor(launcher.jobs) as pool:

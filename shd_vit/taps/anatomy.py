@@ -49,7 +49,8 @@ class Anatomy:
         Raises:
             UnsupportedAttention: If there are none, or one whose class no family reads.
         """
-        layers, inside = [], ()
+        layers: list[Layer] = []
+        inside: str | tuple[()] = ()
         for name, module in self.model.named_modules():
             if name.startswith(inside):
                 continue

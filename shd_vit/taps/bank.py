@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from shd_vit.taps.registry import AttentionTap, KeepOutput
 
 FINAL = 'final'
 TOKENS = 'tokens'
+Key = tuple[int | str, int | str]  # (layer number or TOKENS, what of it)
 
 
 class TokenTap(NamedTuple):
@@ -77,7 +78,7 @@ class TapBank:
         depth = self.anatomy.depth if needs_anatomy else 0
         self.layers = list(range(1, depth + 1) if layers is None else layers)
         self.tokens = list(tokens)
-        for number in [*self.layers, *(t for t in self.tokens if t != FINAL)]:
+        for number in [*self.layers, *(t for t in self.tokens if isinstance(t, int))]:
             if not 1 <= number <= depth:
                 raise ConfigError(f'layer {number} of the {role} must be between 1 and {depth}')
         if tokens:
@@ -94,7 +95,9 @@ class TapBank:
             self._handles.append(module.register_forward_hook(hook))
 
     def _token_module(self, token: int | str) -> nn.Module:
-        return self.anatomy.final_norm if token == FINAL else self.anatomy.blocks[token - 1]
+        if isinstance(token, int):
+            return self.anatomy.blocks[token - 1]
+        return self.anatomy.final_norm
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -124,9 +127,11 @@ class TapBank:
             ) from None
         return Captured(attention, tokens)
 
-    def _read(self, number: int, kept: dict[Hashable, Any]) -> AttentionTap:
+    def _read(self, number: int, kept: dict[Key, Any]) -> AttentionTap:
         name, attn, family = self.anatomy.layers[number - 1]
-        outputs = {what: value for (where, what), value in kept.items() if where == number}
+        outputs: dict[Any, Any] = {
+            what: value for (where, what), value in kept.items() if where == number
+        }
         if not outputs:
             raise KeyError(name)
         args, kwargs = outputs.pop('call', ((), {}))
@@ -152,19 +157,19 @@ class _Store:
 
     def __init__(self) -> None:
         self.armed = False
-        self.kept: dict[Hashable, Any] = {}
+        self.kept: dict[Key, Any] = {}
 
     def arm(self) -> None:
         if self.armed:
             raise RuntimeError('this TapBank is recording already')
         self.kept, self.armed = {}, True
 
-    def keep(self, key: Hashable, what: Any) -> None:
+    def keep(self, key: Key, what: Any) -> None:
         if key in self.kept:
             raise RuntimeError(f'{key} ran twice inside record(): record one forward at a time')
         self.kept[key] = what
 
-    def pop(self) -> dict[Hashable, Any]:
+    def pop(self) -> dict[Key, Any]:
         kept, self.kept = self.kept, {}
         return kept
 

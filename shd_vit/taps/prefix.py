@@ -21,7 +21,8 @@ def learned_prefix(module: nn.Module) -> tuple[str, ...]:
     names = []
     for kind, attributes in _LEARNED.items():
         for owner in (module, *module.children()):
-            tokens = [t for t in (getattr(owner, a, None) for a in attributes) if _is_tensor(t)]
+            given = (getattr(owner, name, None) for name in attributes)
+            tokens = [token for token in given if isinstance(token, Tensor)]
             count = sum(token.shape[-2] if token.dim() > 1 else 1 for token in tokens)
             is_numbered = kind == 'reg' or count > 1
             names += [f'{kind}{n}' if is_numbered else kind for n in range(1, count + 1)]
@@ -32,7 +33,3 @@ def declared_prefix(module: nn.Module) -> int | None:
     """How many tokens a module says that it puts before the patches; None if it does not say."""
     counts = (getattr(module, name, None) for name in _COUNTS)
     return next((count for count in counts if count is not None), None)
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)

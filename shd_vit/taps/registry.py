@@ -58,11 +58,11 @@ class AttentionFamily:
         """Why the maps of ``attn`` cannot be had exactly; None if they can."""
         return None
 
-    def num_heads(self, attn: nn.Module) -> int:
+    def num_heads(self, attn: Any) -> int:
         """Number of attention heads."""
         return attn.num_heads
 
-    def out_proj(self, attn: nn.Module) -> Tensor:
+    def out_proj(self, attn: Any) -> Tensor:
         """(E, H * D) weight of the output projection."""
         return attn.proj.weight
 
@@ -102,7 +102,7 @@ class AttentionFamily:
 class KeepOutput:
     """Forward hook. An object, not a closure: deepcopy gives the copy a recorder of its own."""
 
-    def __init__(self, keep: Callable[[str, Any], None], name: str) -> None:
+    def __init__(self, keep: Callable[[Any, Any], None], name: int | str) -> None:
         self.keep = keep
         self.name = name
 
@@ -165,6 +165,7 @@ class TapRegistry:
             UnsupportedAttention: If the family refuses this module, or if a subclass that is not
                 registered itself overrides ``forward``.
         """
+        cls: Any
         for cls in type(attn).__mro__:
             family = self._families.get(_path(cls))
             if family is None:

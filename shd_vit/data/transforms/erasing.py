@@ -39,7 +39,8 @@ class RandomErasing(Transform):
 
     Args:
         erase_prob: Probability that an image is changed.
-        min_area_ratio, max_area_ratio: Of the rectangle, as part of the image's area, uniform.
+        min_area_ratio: Of the rectangle, as part of the image's area; uniform up to the next.
+        max_area_ratio: See ``min_area_ratio``.
         aspect_range: Height / width, uniform in its logarithm; one number r is (r, 1 / r).
         mode: 'const' fills with ``fill_color``, 'rand' with noise for each pixel and channel.
         fill_color: Colour, or mean of the noise, in the order of the image's channels.

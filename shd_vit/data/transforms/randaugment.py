@@ -128,6 +128,8 @@ class Policy:
         channel_order: 'rgb' or 'bgr'.
     """
 
+    luma: Any
+
     def __init__(
         self, cfg: dict, hparams: dict, level: tuple[float, Any, float], channel_order: str
     ) -> None:
@@ -145,7 +147,7 @@ class Policy:
                 refuse(name, field, cfg[field], f'no such field, only {sorted(known)}')
         fields.update({field: hparams[field] for field in hparams if field in known}, **cfg)
         self.level, self.std, self.total = level
-        self.value, self.range = fields.get(op.value, 0.0), fields.get('magnitude_range')
+        self.value, self.range = fields.get(op.value or '', 0.0), fields.get('magnitude_range')
         if op.value and (self.range is None) == (op.value not in fields):
             refuse(name, op.value, self.value, f'either {op.value} or magnitude_range')
         if self.range is not None and len(self.range) != 2:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from shd_vit.taps.families.ops import add_biases, relative_position_bias, split_heads
 from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
@@ -26,7 +28,7 @@ class BEiTAttention(AttentionFamily):
         return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
 
 
-def beit_qkv(attn: nn.Module, outputs: dict[str, Tensor], x: Tensor) -> Tensor:
+def beit_qkv(attn: Any, outputs: dict[str, Tensor], x: Tensor) -> Tensor:
     """(B, N, 3 * H * D) of the BEiTs, for an input x (B, N, E).
 
     With a bias for queries and values alone they call their projection as a function, and nothing

@@ -59,7 +59,7 @@ class HuggingFaceAttention(AttentionFamily):
         is_transposed = type(projection).__name__ == 'Conv1D'
         return projection.weight.T if is_transposed else projection.weight
 
-    def _out_proj(self, attn: nn.Module) -> nn.Module | None:
+    def _out_proj(self, attn: nn.Module) -> Any:
         names = ('o_proj', 'out_proj', 'c_proj', 'proj')
         return next((getattr(attn, name) for name in names if hasattr(attn, name)), None)
 
@@ -90,7 +90,7 @@ class _Tap:
     # How many there are under each config; layers share one.
     counts: Counter[int] = Counter()
 
-    def __init__(self, attn: nn.Module, keep: Callable[[str, Any], None]) -> None:
+    def __init__(self, attn: Any, keep: Callable[[str, Any], None]) -> None:
         _register()
         self.attn = attn
         self.keep = keep

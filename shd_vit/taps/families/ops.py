@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +31,7 @@ def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor) -> Tensor
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float('-inf'))
 
 
-def relative_position_bias(attn: nn.Module) -> Tensor | None:
+def relative_position_bias(attn: Any) -> Tensor | None:
     """(1, H, N, N) from the module's table of relative positions; None if it has none."""
     if attn.relative_position_bias_table is None:
         return None
@@ -43,4 +46,4 @@ def relative_position_bias(attn: nn.Module) -> Tensor | None:
 def add_biases(*biases: Tensor | None) -> Tensor | None:
     """Their sum; None if all are."""
     given = [bias for bias in biases if bias is not None]
-    return sum(given) if given else None
+    return reduce(torch.add, given) if given else None

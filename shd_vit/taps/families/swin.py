@@ -35,5 +35,6 @@ def window_bias(attn: nn.Module, mask: Tensor | None) -> Tensor:
         (1 or W, H, N, N).
     """
     bias = relative_position_bias(attn)
+    assert bias is not None
     # -100 is no weight in float32 at T_a = 1; it would be some at a high T_a.
     return bias if mask is None else bias.masked_fill((mask < 0)[:, None], float('-inf'))

@@ -16,7 +16,7 @@ from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
 class TimmAttention(AttentionFamily):
     """``Attention``, with q_norm and k_norm, masks and causal calls."""
 
-    outputs = ('qkv', 'q_norm', 'k_norm')
+    outputs: tuple[str, ...] = ('qkv', 'q_norm', 'k_norm')
 
     def refusal(self, attn):
         if getattr(attn, 'gate', None) is not None:

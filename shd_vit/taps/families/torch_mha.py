@@ -52,5 +52,6 @@ class TorchAttention(AttentionFamily):
 
 def _bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
     """A mask of this module as additive bias: where bool, True hides a key, unlike in SDPA."""
-    is_bool = mask is not None and mask.dtype == torch.bool
-    return additive_mask(~mask if is_bool else mask, False, query)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = ~mask
+    return additive_mask(mask, False, query)
