@@ -76,6 +76,7 @@ def test_bfloat16_optim_wrapper_autocasts_forward_and_trains_in_float32():
     assert any((a != b).any() for a, b in zip(after, before, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('core', [False, None])
 def test_whole_step_through_torch_compile(core, dynamo):
     """As mmengine's `compile` setting does it. The loss may be compiled inside as well."""
@@ -261,6 +262,7 @@ leave_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('amp', [False, True])
 def test_two_processes_have_the_gradients_of_the_joint_batch(amp, tmp_path):
     script, out = tmp_path / 'ddp.py', tmp_path / 'grads.pth'

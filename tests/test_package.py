@@ -64,6 +64,7 @@ def test_wheel_holds_the_package_its_configs_and_tools_and_nothing_else(wheel):
     assert 'shd_vit = shd_vit.__main__:main' in points.read_text()
 
 
+@pytest.mark.slow
 def test_training_from_the_wheel(wheel, tmp_path):
     """In an empty folder, with a config over one that the wheel brings."""
     data = fashion.write_images(tmp_path / 'data')

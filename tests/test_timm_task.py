@@ -333,6 +333,7 @@ leave_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_the_joint_batch(tmp_path):
     script, out = tmp_path / 'ddp.py', tmp_path / 'out.pth'
     script.write_text(DDP)

@@ -120,6 +120,7 @@ def test_order_of_the_strategies():
     assert (errors[0] < errors[1]).all() and (errors[1] < errors[2]).all()
 
 
+@pytest.mark.slow
 def test_tool(tmp_path, monkeypatch):
     data = fashion.write_images(tmp_path / 'fashion')
     options = {**fashion.overrides(data), 'model.teacher.checkpoint': f'{data}/teacher.pth'}

@@ -105,6 +105,7 @@ def test_same_taps_and_same_loss(kind):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_papers_pair(tmp_path):
     student = Config.fromfile(ROOT / 'configs/_base_/models/deit_tiny.py').student
     pair = Config.fromfile(ROOT / 'configs/_base_/models/deit_tiny_from_deit3_small.py')

@@ -114,6 +114,7 @@ def test_samples_are_what_was_written(written):
     assert 10 < sum(kinds) < COUNT - 10
 
 
+@pytest.mark.slow
 def test_reading_needs_neither_ffcv_nor_numba(written):
     code = """
 import sys

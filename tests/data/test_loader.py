@@ -146,6 +146,7 @@ def test_grey_images_come_with_one_channel(tmp_path):
     assert (batch['inputs'].numpy() == images[:, None]).all()
 
 
+@pytest.mark.slow
 def test_the_whole_mmpretrain_pipeline_may_be_passed(jpegs):
     whole = [dict(type='LoadImageFromFile'), *RECIPE, dict(type='PackInputs')]
     assert_close(contents(loader(jpegs, pipeline=whole)), contents(loader(jpegs, pipeline=RECIPE)))
@@ -280,6 +281,7 @@ def open_files():
     return len(os.listdir('/proc/self/fd'))
 
 
+@pytest.mark.slow
 def test_torchs_threads_are_left_alone(raw):
     """Importing FFCV sets them to 1, its Loader to the number of its workers."""
     script = f"""

@@ -23,6 +23,7 @@ from shd_vit.engine import DistillRunner
 from shd_vit.errors import ConfigError, DatasetError
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='session')

@@ -271,6 +271,7 @@ leave_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_watched_without_a_change(tmp_path):
     script = tmp_path / 'ddp.py'
     script.write_text(DDP)

@@ -273,6 +273,7 @@ leave_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_agree_while_losses_come_and_go(tmp_path):
     script = tmp_path / 'ddp.py'
     script.write_text(DDP)

@@ -85,6 +85,7 @@ def test_training_in_bfloat16_brings_each_loss_down(name):
     assert all(value.isfinite() for value in values) and values[-1] < 0.95 * values[0]
 
 
+@pytest.mark.slow
 def test_through_torch_compile(monkeypatch):
     model = distiller()
     images, _ = batch()
@@ -121,6 +122,7 @@ def data(tmp_path_factory):
     return fashion.write_images(tmp_path_factory.mktemp('fashion'))
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_bit_identical(data, tmp_path):
     """Projectors made by bind() are in the optimiser and in checkpoints."""
     options = {f'model.losses.{name}': cfg for name, cfg in configs(48, 96).items()}

@@ -74,6 +74,7 @@ def test_timm_student_in_mmpretrain(tmp_path, monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_onnx_takes_any_batch_and_agrees_with_torch(trained, tmp_path, monkeypatch, capsys):
     runtime = pytest.importorskip('onnxruntime')
     path, _, _ = trained

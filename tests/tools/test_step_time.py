@@ -21,6 +21,7 @@ def tool(monkeypatch):
     return load_tool('analysis/step_time')
 
 
+@pytest.mark.slow
 def test_steps_of_two_configs_are_timed(tool, monkeypatch, tmp_path, capsys):
     files = tmp_path / 's.json', tmp_path / 's.md'
     run_tool(

@@ -108,6 +108,7 @@ def test_failures_are_named_at_the_end_and_tried_again(tmp_path, run):
     assert [line[:2] for line in journal(tmp_path / 'tools')][4:] == [['bad', '0']]
 
 
+@pytest.mark.slow
 def test_control_c_ends_trainings_and_keeps_what_is_finished(tmp_path, run):
     write_study(
         tmp_path,
@@ -156,6 +157,7 @@ def test_all_mistakes_are_found_before_the_first_training(tmp_path, run):
     assert journal(tmp_path / 'tools') == []
 
 
+@pytest.mark.slow
 def test_a_real_study_of_two_rows_and_two_seeds(tool, tmp_path, monkeypatch, capsys):
     data = fashion.write_images(tmp_path / 'data')
     teacher = {'model.teacher.checkpoint': f'{data}/teacher.pth'}

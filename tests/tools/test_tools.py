@@ -20,6 +20,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
