@@ -88,6 +88,7 @@ np.savez(sys.argv[2], *(np.concatenate(parts) for parts in zip(*found, strict=Tr
 """
 
 
+@pytest.mark.slow
 def test_ffcvs_own_loader_reads_the_file(tmp_path):
     path, images = tmp_path / 'a.beton', [smooth(40, 56) // 2 + 6 * i for i in range(20)]
     write_beton(path, labelled(images), proportion=0.5, page_size=PAGE)
@@ -368,6 +369,7 @@ def finish(process):
 AT_500 = 'def event(index):\n    if index == 500:\n        '
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_what_was_there_and_the_next_one_cleans_up(tmp_path):
     path = tmp_path / 'a.beton'
     assert finish(script(AT_500 + 'os.kill(os.getpid(), signal.SIGKILL)', path))[0] == -9
@@ -384,6 +386,7 @@ def test_a_killed_writer_leaves_what_was_there_and_the_next_one_cleans_up(tmp_pa
     assert len(Beton(path)) == 3
 
 
+@pytest.mark.slow
 def test_control_c_leaves_nothing(tmp_path):
     code, error = finish(script(AT_500 + 'os.kill(os.getpid(), signal.SIGINT)', tmp_path / 'a'))
     assert code != 0
@@ -399,6 +402,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_file_do_not_mix(tmp_path):
     path = tmp_path / 'a.beton'
     first = script(AT_500 + "print('here', flush=True); time.sleep(20)", path)
@@ -411,6 +415,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
     assert len(Beton(path)) == 3
 
 
+@pytest.mark.slow
 def test_what_stock_ffcv_leaves_when_killed_is_refused(tmp_path):
     path = tmp_path / 'stock.beton'
     code = """

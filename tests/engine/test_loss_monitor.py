@@ -213,6 +213,7 @@ def test_the_hook_sees_what_is_trained_and_every_backend_gets_it(data, tmp_path)
         assert read == pytest.approx(written[name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_watched_without_a_change(monkeypatch):
     """The losses on logits alone: little to trace."""
     monkeypatch.delenv('TORCHDYNAMO_DISABLE')

@@ -222,6 +222,7 @@ def test_the_summary_says_when():
     assert text.count('schedule:') == 2
 
 
+@pytest.mark.slow
 def test_a_changing_factor_compiles_one_graph(monkeypatch):
     monkeypatch.delenv('TORCHDYNAMO_DISABLE')
     torch._dynamo.reset()
@@ -304,6 +305,7 @@ def weights(folder):
     return torch.load(folder / 'epoch_3.pth', weights_only=True)['state_dict']
 
 
+@pytest.mark.slow
 def test_a_run_follows_its_schedule_and_a_resumed_one_ends_alike(data, tmp_path):
     whole, factors = fashion.runner('shd', tmp_path / 'a', data, SCHEDULE, epochs=3), Factors()
     whole.register_hook(factors)

@@ -20,6 +20,7 @@ from shd_vit.data.beton import Beton
 from shd_vit.data.manifest import manifest_path, read_manifest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def run(tool, *arguments, code=0):
