@@ -171,7 +171,10 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
     write(silent, '20260101_000000', dict(lr=1.0, step=1))
     out = ('--out', tmp_path / 'x.svg')
     for arguments, message in (
-        ([work, '--out', 'curves.jpg'], r"--out 'curves\.jpg' must end in one of \.png, \.svg, \.pdf"),
+        (
+            [work, '--out', 'curves.jpg'],
+            r"--out 'curves\.jpg' must end in one of \.png, \.svg, \.pdf",
+        ),
         ([tmp_path / 'gone', *out], r"work dir '.*gone' does not exist"),
         ([f'x={tmp_path}/gone', *out], r"work dir '.*gone' does not exist"),
         ([empty, *out], r'empty.* has no \*/vis_data/scalars\.json: was it trained with Local'),
