@@ -1,5 +1,9 @@
 import os
+import sys
+from pathlib import Path
 
+# The launchers that tests start call `python`: this one, also where its folder is not activated.
+os.environ['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
 # One thread a process: the models are tiny and pytest runs a worker a core.
 os.environ['OMP_NUM_THREADS'] = '1'
 # Compiling takes longer than what it would speed up here. Tests of it switch it on.
