@@ -26,7 +26,7 @@ def mmpretrain_classifier(heads=3, layers=2, backbone='VisionTransformer', **kwa
 
 def timm_classifier(heads=3, **kwargs):
     arch = {**TIMM_ARCH, **kwargs, 'embed_dim': 8 * heads, 'num_heads': heads}
-    return dict(type='TimmClassifier', model_name='vit_tiny_patch16_224', **arch)
+    return dict({'type': 'TimmClassifier', 'model_name': 'vit_tiny_patch16_224', **arch})
 
 
 def all_losses(student_heads=3, teacher_heads=6):

@@ -11,6 +11,7 @@ from torch import Tensor
 from shd_vit.analysis.maps import squeeze_tap
 from shd_vit.analysis.merging import merged_heads
 from shd_vit.errors import ConfigError
+from shd_vit.losses.tokens import ALL_TOKENS, KeptTokens
 from shd_vit.taps import TapBank
 from shd_vit.teacher import FrozenTeacher
 
@@ -18,7 +19,11 @@ Alphas = dict[int, dict[str, np.ndarray]]
 
 
 def collect_alphas(
-    teacher: FrozenTeacher, batches: Iterable[Tensor], num_heads: int, temperature: float
+    teacher: FrozenTeacher,
+    batches: Iterable[Tensor],
+    num_heads: int,
+    temperature: float,
+    tokens: KeptTokens = ALL_TOKENS,
 ) -> Alphas:
     """Raw alphas of every teacher layer that has more than ``num_heads`` heads.
 
@@ -27,6 +32,7 @@ def collect_alphas(
         batches: Images (B, C, h, w), normalised for the student.
         num_heads: Heads to leave.
         temperature: T_a of the maps.
+        tokens: Of the teacher, those that are compared; all by default.
 
     Returns:
         By layer, from 1, and by pair ('1+2', '(1+2)+(3+4)'): (images,), the weight of the pair's
@@ -52,7 +58,7 @@ def collect_alphas(
     try:
         for images in batches:
             for layer, tap in teacher(images).attention.items():
-                raws = squeeze_tap(tap, num_heads, temperature).raw_alphas
+                raws = squeeze_tap(tokens.of(tap), num_heads, temperature).raw_alphas
                 for made, raw in zip(passes[layer], raws, strict=True):
                     for merge, values in zip(made, raw.T, strict=True):
                         parts[layer][merge.name].append(values.cpu().numpy())

@@ -99,8 +99,8 @@ def distiller_config(args: argparse.Namespace) -> Config:
 def load_distiller(cfg: Config, teacher_checkpoint: str | None = None) -> ViTDistiller:
     """The config's student and teacher in eval mode, on the GPU if there is one.
 
-    Of the losses it has one, 'shd': SHDLoss as it comes, with ``layers`` and ``temperature`` of the
-    config's, if that has one.
+    Of the losses it has one, 'shd': SHDLoss as it comes, with ``layers``, ``temperature`` and
+    ``tokens`` of the config's, if that has one.
 
     Args:
         cfg: A distiller's.
@@ -114,8 +114,10 @@ def load_distiller(cfg: Config, teacher_checkpoint: str | None = None) -> ViTDis
     model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     losses = (model.get('losses') or {}).values()
     given: dict = next((loss for loss in losses if loss.get('type') == 'SHDLoss'), {})
-    model.losses = dict(shd=dict(type='SHDLoss'))
-    model.losses.shd.update({k: given[k] for k in ('layers', 'temperature') if k in given})
+    settings = ('layers', 'temperature', 'tokens')
+    model.losses = dict(
+        shd=dict(type='SHDLoss', **{key: given[key] for key in settings if key in given})
+    )
     if teacher_checkpoint:
         if isinstance(model.teacher, str):
             model.teacher = dict(config=model.teacher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,18 +36,18 @@ class Row(NamedTuple):
     kind: str  # 'heat' over the image, or 'matrix'
 
 
-def rows_of(maps: LayerMaps, query: Query | None, num_prefix: int, matrix: bool) -> list[Row]:
+def rows_of(maps: LayerMaps, query: Query | None, prefix: Sequence[str], matrix: bool) -> list[Row]:
     """What is drawn below the image.
 
     Args:
         maps: A layer's.
         query: Whose attention is laid over the image; None for no such rows.
-        num_prefix: Tokens before the patches.
+        prefix: Names of the tokens before the patches.
         matrix: Whether N x N maps are drawn too.
     """
     rows = []
     if query is not None:
-        rows += _rows(maps, 'heat', lambda heads: query.heat(heads, num_prefix))
+        rows += _rows(maps, 'heat', lambda heads: query.heat(heads, prefix))
     if matrix:
         rows += _rows(maps, 'matrix', lambda heads: heads)
     return rows

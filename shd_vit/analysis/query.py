@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.taps import Anatomy
 
 
 class Query(NamedTuple):
@@ -44,34 +44,33 @@ class Query(NamedTuple):
             'patch': f'patch {self.row},{self.column}',
         }[self.kind]
 
-    def check(self, anatomy: Anatomy, tokens: int) -> None:
-        """Refuse what a model with ``tokens`` tokens cannot show.
+    def check(self, prefix: Sequence[str], tokens: int) -> None:
+        """Refuse what maps of ``tokens`` tokens, of which the first are ``prefix``, cannot show.
 
         Raises:
-            ConfigError: If it has no class token, no such patch or no square grid.
+            ConfigError: If there is no class token, no such patch or no square grid.
         """
-        patches = tokens - anatomy.num_prefix_tokens
+        patches = tokens - len(prefix)
         side = math.isqrt(patches)
         if side * side != patches:
             raise ConfigError(
                 f'--query {self.kind}: the {patches} patches are no square grid to lay over the '
                 'image; use --query none, which draws the matrices alone'
             )
-        if self.kind == 'cls' and 'cls' not in anatomy.prefix_tokens:
-            raise ConfigError(
-                f'--query cls: the {anatomy.role} has no class token; use mean or ROW,COL'
-            )
+        if self.kind == 'cls' and 'cls' not in prefix:
+            raise ConfigError('--query cls: no class token is compared; use mean or ROW,COL')
         if self.kind == 'patch' and not (1 <= self.row <= side and 1 <= self.column <= side):
             raise ConfigError(f'--query {self.row},{self.column}: rows and columns are 1 to {side}')
 
-    def heat(self, maps: Tensor, num_prefix: int) -> Tensor:
+    def heat(self, maps: Tensor, prefix: Sequence[str]) -> Tensor:
         """What the query gives to each patch: (H, side, side) of maps (H, N, N)."""
-        to_patches = maps[..., num_prefix:]
+        to_patches = maps[..., len(prefix) :]
         side = math.isqrt(to_patches.shape[-1])
         if self.kind == 'cls':
-            weights = to_patches[:, 0]
+            weights = to_patches[:, prefix.index('cls')]
         elif self.kind == 'mean':
-            weights = to_patches[:, num_prefix:].mean(1)
+            weights = to_patches[:, len(prefix) :].mean(1)
         else:
-            weights = to_patches[:, num_prefix + (self.row - 1) * side + self.column - 1]
+            patch = (self.row - 1) * side + self.column - 1
+            weights = to_patches[:, len(prefix) + patch]
         return weights.unflatten(-1, (side, side))

@@ -31,6 +31,9 @@ class KeptTokens(NamedTuple):
         return tap.select(torch.tensor([*self.prefix, *patches], device=tap.q.device))
 
 
+ALL_TOKENS = KeptTokens()
+
+
 class TokenAlignment(NamedTuple):
     """How the tokens of two models are matched.
 
@@ -41,8 +44,8 @@ class TokenAlignment(NamedTuple):
     """
 
     prefix: tuple[str, ...] | None = None
-    student: KeptTokens = KeptTokens()
-    teacher: KeptTokens = KeptTokens()
+    student: KeptTokens = ALL_TOKENS
+    teacher: KeptTokens = ALL_TOKENS
 
 
 def align_tokens(tokens: str, student: Anatomy, teacher: Anatomy, loss: str) -> TokenAlignment:

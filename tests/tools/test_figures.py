@@ -30,7 +30,7 @@ from shd_vit.analysis import (
 )
 from shd_vit.analysis.figures import check_output
 from shd_vit.errors import CheckpointError, ConfigError
-from shd_vit.taps import Anatomy, AttentionTap, TapBank
+from shd_vit.taps import AttentionTap, TapBank
 
 SHD = f'{fashion.CONFIGS}/shd.py'
 
@@ -267,11 +267,11 @@ def test_layers_that_cannot_be_compared_are_named():
         layer_maps((3, 4), tap(1, 5), {'s': tap(6, 5)}, 2, 1.0)
 
 
-@pytest.mark.parametrize('num_prefix', [0, 1, 2])
-def test_heat_is_what_the_query_gives_to_each_patch(num_prefix):
-    side = 3
+@pytest.mark.parametrize('prefix', [(), ('cls',), ('dist', 'cls')])
+def test_heat_is_what_the_query_gives_to_each_patch(prefix):
+    side, num_prefix = 3, len(prefix)
     maps = torch.rand(2, num_prefix + side**2, num_prefix + side**2)
-    patch, mean = (Query.parse(q).heat(maps, num_prefix) for q in ('2,3', 'mean'))
+    patch, mean = (Query.parse(q).heat(maps, prefix) for q in ('2,3', 'mean'))
     for head in range(2):
         for row in range(side):
             for column in range(side):
@@ -279,28 +279,25 @@ def test_heat_is_what_the_query_gives_to_each_patch(num_prefix):
                 assert patch[head, row, column] == maps[head, num_prefix + 5, key]
                 expected = sum(maps[head, q, key] for q in range(num_prefix, maps.shape[1])) / 9
                 assert_close(mean[head, row, column], expected)
-                if num_prefix:
-                    cls = Query.parse('cls').heat(maps, num_prefix)
-                    assert cls[head, row, column] == maps[head, 0, key]
+                if prefix:
+                    cls = Query.parse('cls').heat(maps, prefix)
+                    assert cls[head, row, column] == maps[head, prefix.index('cls'), key]
 
 
 def test_queries_that_cannot_be_shown_are_refused():
     for text in ('dog', '1', '1,2,3', '1,', '-1,2'):
         with pytest.raises(ConfigError, match=f"--query '{text}'"):
             Query.parse(text)
-    anatomy = Anatomy(MODELS.build(timm_classifier(3)), 'teacher')
     for query in (Query.parse('4,1'), Query.parse('cls'), Query.parse('mean')):
-        query.check(anatomy, 17)
+        query.check(['cls'], 17)
         with pytest.raises(ConfigError, match='the 8 patches are no square grid'):
-            query.check(anatomy, 9)
+            query.check(['cls'], 9)
     for text in ('5,1', '1,5', '0,1'):
         with pytest.raises(ConfigError, match=f'--query {text}: rows and columns are 1 to 4'):
-            Query.parse(text).check(anatomy, 17)
-    without = timm_classifier(3, class_token=False, global_pool='avg')
-    anatomy = Anatomy(MODELS.build(without), 'teacher')
-    Query.parse('mean').check(anatomy, 16)
-    with pytest.raises(ConfigError, match='the teacher has no class token'):
-        Query.parse('cls').check(anatomy, 16)
+            Query.parse(text).check(['cls'], 17)
+    Query.parse('mean').check([], 16)
+    with pytest.raises(ConfigError, match='no class token is compared'):
+        Query.parse('cls').check([], 16)
 
 
 # --- The tools --------------------------------------------------------------------------
@@ -394,6 +391,49 @@ def test_colour_images_and_timm_models(data, tmp_path, monkeypatch, capsys):
     assert '(1+2)+(3+4)' in capsys.readouterr().out  # 5 -> 3 -> 2
     for name in ('maps_layer1_teacher2', 'maps_layer2_teacher3'):
         assert (tmp_path / f'{name}.png').stat().st_size > 10_000
+
+
+def test_tokens_that_the_loss_leaves_out_are_left_out(tmp_path, monkeypatch, capsys):
+    """A distilled student, whose second token its teacher does not have."""
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / '0.png')
+    student = timm_classifier(3, model_name='deit_tiny_distilled_patch16_224')
+    teacher = dict(timm_classifier(6), checkpoint=f'{tmp_path}/teacher.pth')
+    torch.save(dict(state_dict=MODELS.build(timm_classifier(6)).state_dict()),
+               tmp_path / 'teacher.pth')  # fmt: skip
+    test = (
+        "dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), "
+        f"dataset=dict(type='CustomDataset', data_prefix='{tmp_path}', with_label=False, "
+        "pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))"
+    )
+
+    def config(tokens):
+        file = tmp_path / f'{tokens}.py'
+        file.write_text(
+            f'student = {student!r}\nteacher = {teacher!r}\n'
+            "model = dict(type='ViTDistiller', student=student, teacher=teacher,\n"
+            f"    losses=dict(shd=dict(type='SHDLoss', tokens='{tokens}')))\n"
+            'data_preprocessor = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)\n'
+            f'test_dataloader = {test}\ntrain_dataloader = test_dataloader\n'
+        )
+        return file
+
+    tables = {}
+    for tokens in ('shared', 'patches'):
+        maps, numbers = tmp_path / f'{tokens}.svg', tmp_path / f'{tokens}.json'
+        tool('attention_maps', monkeypatch, config(tokens), 's=init', '--query', 'mean',
+             '--matrix', '--out', maps)  # fmt: skip
+        shown = [line for line in capsys.readouterr().out.splitlines() if '+' in line]
+        tool('alpha_distribution', monkeypatch, config(tokens), '--images', 1, '--split', 'test',
+             '--out', tmp_path / 'alpha.svg', '--json', numbers)  # fmt: skip
+        capsys.readouterr()
+        pairs = [pair for pair in json.loads(numbers.read_text())['pairs'] if pair['layer'] == 2]
+        assert len(shown) == len(pairs) == 3
+        for line, pair in zip(shown, pairs, strict=True):
+            assert f'{pair["mean"]:.2f}' in line, 'alpha of the figure and of the distribution'
+        tables[tokens] = shown
+    assert tables['shared'] != tables['patches']
+    with pytest.raises(ConfigError, match='no class token is compared'):
+        tool('attention_maps', monkeypatch, config('patches'), 's=init', '--out', maps)
 
 
 @pytest.mark.parametrize(

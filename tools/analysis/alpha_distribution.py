@@ -50,10 +50,12 @@ def main() -> None:
     cfg = distiller_config(args)
     distiller = load_distiller(cfg, args.checkpoint)
     heads = args.heads if args.heads is not None else student_heads(distiller)
-    temperature = args.temperature or distiller.losses['shd'].temperature
+    loss = distiller.losses['shd']
+    temperature = args.temperature or loss.temperature
     preprocessor = distiller.data_preprocessor
     batches = image_batches(cfg, args.split, args.images, args.batch, preprocessor)
-    alphas = collect_alphas(distiller._teacher, batches, heads, temperature)
+    tokens = loss.alignment.teacher
+    alphas = collect_alphas(distiller._teacher, batches, heads, temperature, tokens)
 
     rows = [
         dict(layer=layer, pair=pair, images=len(values), **summarise(values))

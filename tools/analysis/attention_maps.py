@@ -54,18 +54,20 @@ def main() -> None:
     pairs = _pairs(args.layer, loss.pairs)
     inputs = distiller.data_preprocessor(dict(inputs=[image]))['inputs']
 
+    kept = loss.alignment
     teacher = distiller._teacher(inputs).attention
     recorded = {name: _record(distiller, file, inputs) for name, file in students.items()}
-    anatomy = Anatomy(distiller.teacher, 'teacher')
+    prefix = kept.prefix
+    if prefix is None and query is not None:  # their number may be known where names are not
+        prefix = ('unknown',) * Anatomy(distiller.teacher, 'teacher').num_prefix_tokens
     heads = Anatomy(distiller.student, 'student').heads
     for s, t in pairs:
-        taps = {name: attention[s] for name, attention in recorded.items()}
-        maps = layer_maps((s, t), teacher[t], taps, heads[s - 1], loss.temperature)
-        num_prefix = 0
+        taps = {name: kept.student.of(attention[s]) for name, attention in recorded.items()}
+        target = kept.teacher.of(teacher[t])
+        maps = layer_maps((s, t), target, taps, heads[s - 1], loss.temperature)
         if query is not None:
-            query.check(anatomy, maps.teacher.shape[-1])
-            num_prefix = anatomy.num_prefix_tokens
-        rows = rows_of(maps, query, num_prefix, args.matrix or query is None)
+            query.check(prefix, maps.teacher.shape[-1])
+        rows = rows_of(maps, query, prefix, args.matrix or query is None)
         show([_table(maps)])
         file = out if len(pairs) == 1 else _of_layer(out, s, t)
         draw(rows, shown_image(image, distiller.data_preprocessor), maps, query, file)
