@@ -1,17 +1,23 @@
 """Students and weights that leave, and what they are in the library that reads them."""
 
+import pickle
+
 import numpy as np
 import pytest
 import timm
 import torch
 import transformers
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from models import build_distiller, mmpretrain_classifier, timm_classifier
-from tooling import run_tool
+from PIL import Image
+from timm.data import ImageDataset, create_transform
+from timm.utils import accuracy
+from tooling import ROOT, run_tool
 from torch import nn
 from torch.testing import assert_close
 
-from shd_vit.convert import export_onnx, onnx
+from shd_vit.convert import convert, export_onnx, onnx
 from shd_vit.errors import CheckpointError, ConfigError
 
 ARCH = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=10)
@@ -71,6 +77,54 @@ def test_timm_student_in_mmpretrain(tmp_path, monkeypatch):
     model = MODELS.build(mmpretrain_classifier(3)).eval()
     model.load_state_dict(torch.load(tmp_path / 's.pth')['state_dict'])
     assert_close(model(images), logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('backend, is_same', [('pillow', True), ('cv2', False)])
+def test_accuracy_is_that_of_a_plain_timm_loop(backend, is_same, tmp_path, monkeypatch):
+    """JPEGs of many sizes through tools/test.py, and through timm's dataset, transform, metric."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        height, width = rng.integers(40, 150, 2)
+        noise = rng.integers(0, 255, (height // 4, width // 4, 3), dtype=np.uint8)
+        path = tmp_path / f'images/{i % 10}/{i:02}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).resize((width, height)).save(path)
+
+    model = timm.create_model(**TIMM).eval()
+    nn.init.normal_(model.head.weight)
+    # Resizes the shorter edge to floor(32 / 0.875) = 36.
+    transform = create_transform(32, interpolation='bicubic', crop_pct=0.875)
+    images, labels = zip(*ImageDataset(str(tmp_path / 'images'), transform=transform), strict=True)
+    scores = model(torch.stack(images)).softmax(1)
+    (top1,) = accuracy(scores, torch.tensor(labels))
+
+    torch.save(dict(state_dict=convert(model.state_dict(), 'mmpretrain')), tmp_path / 'model.pth')
+    data = Config.fromfile('configs/_base_/datasets/imagenet_folder.py')
+    load, edge, crop, pack = data.test_pipeline
+    pipeline = [load, {**edge, 'scale': 36, 'backend': backend}, {**crop, 'crop_size': 32}, pack]
+    dataset = dict(
+        type='CustomDataset', data_root=f'{tmp_path}/images', pipeline=pipeline, _delete_=True
+    )
+    (tmp_path / 'config.py').write_text(
+        f'_base_ = {str(ROOT / "configs/deit_tiny_baseline.py")!r}\n'
+        f'model = dict(_delete_=True, **{mmpretrain_classifier(3)!r})\n'
+        'data_preprocessor = dict(num_classes=10)\n'
+        f'test_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False, '
+        f'dataset={dataset!r})\n'
+    )
+    for item in ('metrics', 'pred'):
+        run_tool('test', monkeypatch, tmp_path / 'config.py', tmp_path / 'model.pth', '--out',
+                 tmp_path / f'{item}.pkl', '--out-item', item, '--work-dir', tmp_path,
+                 '--cfg-options', f'experiment_name={backend}_{item}')  # fmt: skip
+    metrics, predictions = (
+        pickle.loads((tmp_path / f'{item}.pkl').read_bytes()) for item in ('metrics', 'pred')
+    )
+    theirs = torch.stack([sample['pred_score'] for sample in predictions])
+    assert torch.allclose(theirs, scores, rtol=1e-4, atol=1e-6) == is_same
+    if is_same:
+        assert metrics['accuracy/top1'] == pytest.approx(top1.item())
+        assert 0 < top1 < 100
 
 
 @torch.no_grad()
