@@ -39,7 +39,7 @@ def main() -> None:
     if not weights:
         raise CheckpointError(
             f"checkpoint {args.checkpoint!r} has no weights named 'student.*': expected one that "
-            'tools/train.py wrote for a ViTDistiller'
+            'tools/train.py wrote for a ViTDistiller; tools/convert_weights.py takes any other'
         )
     meta = {k: v for k, v in checkpoint.get('meta', {}).items() if k in ('dataset_meta', 'epoch')}
     if args.onnx:
