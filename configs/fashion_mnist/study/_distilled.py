@@ -1,8 +1,10 @@
-# What the study's distilled rows share: student.py, and a teacher that was trained for long.
+# What the study's distilled rows share: student.py, and the pair's teacher.
 _base_ = '../_distiller.py'
 
-model = dict(teacher=dict(checkpoint='work_dirs/study/teacher/epoch_20.pth'))
-train_dataloader = dict(num_workers=0)  # as many runs as processors go side by side
+train_dataloader = dict(
+    num_workers=0,  # as many runs as processors go side by side
+    dataset=dict(indices=30_000),
+)
 val_dataloader = dict(num_workers=0)
 test_dataloader = dict(num_workers=0)
 train_cfg = dict(max_epochs=3, val_interval=3)
