@@ -68,7 +68,7 @@ setup(
         'Typing :: Typed',
     ],
     packages=find_packages(include=['shd_vit', 'shd_vit.*']),
-    package_data={'shd_vit': ['py.typed']},
+    package_data={'shd_vit': ['py.typed', 'functional/native/*.cpp']},
     entry_points={'console_scripts': ['shd_vit = shd_vit.__main__:main']},
     cmdclass={'build_py': BuildWithTools},
     python_requires='>=3.10,<3.13',

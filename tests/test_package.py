@@ -55,7 +55,7 @@ def wheel(tmp_path_factory):
 
 
 def test_wheel_holds_the_package_its_configs_and_tools_and_nothing_else(wheel):
-    code = {name for name in files('shd_vit') if name.endswith(('.py', 'py.typed'))}
+    code = {name for name in files('shd_vit') if name.endswith(('.py', '.cpp', 'py.typed'))}
     recipes = {name for name in files('configs') | files('tools') if '__pycache__' not in name}
     found = {p.relative_to(wheel).as_posix() for p in wheel.rglob('*') if p.is_file()}
     about = {name for name in found if name.split('/')[0].endswith('.dist-info')}

@@ -41,11 +41,15 @@ def environment_table(values: dict[str, object]) -> Table:
 
 
 def in_turns(
-    runs: dict[str, Callable[[], None]], rounds: int, label: str | None = None, steps: int = 1
+    runs: dict[str, Callable[[], None]],
+    rounds: int,
+    label: str | None = None,
+    steps: int = 1,
+    warm_up: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each run, ``steps`` at a stretch in each round, after one that is not counted."""
+    """Seconds of each run, ``steps`` at a stretch in each round, after ``warm_up`` more rounds."""
     times = {name: [] for name in runs}
-    turns = range(rounds + 1)
+    turns = range(-warm_up, rounds)
     for turn in track(turns, label, transient=True) if label else turns:
         for name, run in runs.items():
             for _ in range(steps):
@@ -53,7 +57,7 @@ def in_turns(
                 start = time.perf_counter()
                 run()
                 _synchronize()
-                if turn:
+                if turn >= 0:
                     times[name].append(time.perf_counter() - start)
     return times
 

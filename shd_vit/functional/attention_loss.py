@@ -164,7 +164,23 @@ def _chunk_loss(
     return loss, grad_query, grad_key, residual
 
 
-class _AttentionLoss(torch.autograd.Function):
+class StoredGradients(torch.autograd.Function):
+    """Base of losses whose gradients are known as soon as the loss is.
+
+    ``forward`` saves the gradients of its first inputs (or None) of the sum over rows, and sets
+    ``ctx.rows`` to what they are to be divided by.
+    """
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss):
+        # Applied here, after the loss scale: stored fp16 gradients must not underflow.
+        factor = grad_loss / ctx.rows
+        grads = [None if g is None else (widen(g) * factor).to(g.dtype) for g in ctx.saved_tensors]
+        return *grads, *[None] * (len(ctx.needs_input_grad) - len(grads))
+
+
+class _AttentionLoss(StoredGradients):
     @staticmethod
     def forward(ctx, query, key, bias, target, factor, distance, core):
         B, _, N, _ = query.shape
@@ -189,16 +205,8 @@ class _AttentionLoss(torch.autograd.Function):
                 if grad_bias is not None:
                     _add_to_bias(grad_bias, residual, B, chunk)
         ctx.save_for_backward(grad_query, grad_key, grad_bias)
-        # Applied in backward, after the loss scale: stored fp16 gradients must not underflow.
         ctx.rows = B * N if bias is None else _num_rows(bias, B * N)
         return total / ctx.rows
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_loss):
-        factor = grad_loss / ctx.rows
-        grads = (None if g is None else (widen(g) * factor).to(g.dtype) for g in ctx.saved_tensors)
-        return *grads, None, None, None, None
 
 
 def _add_to_bias(grad: Tensor, residual: Tensor, batch: int, chunk: slice) -> None:

@@ -16,12 +16,14 @@ from shd_vit.functional import (
     attention_maps,
     attention_mse,
     gram_matrix,
+    native,
 )
 from shd_vit.functional.compiler import compiler_error
 from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
 from shd_vit.losses.layers import Pair, Pairs, check_attended_tokens, check_layers, layer_pairs
 from shd_vit.losses.tokens import TOKENS, TokenAlignment, align_tokens
 from shd_vit.merging import MERGING_STRATEGIES
+from shd_vit.merging.linear import merge_linear
 from shd_vit.taps import Anatomy, AttentionTap
 
 DISTANCES = dict(kl=attention_kl, mse=attention_mse)
@@ -49,8 +51,9 @@ class SHDLoss(DistillationLoss):
         strategy: How teacher heads are merged: 'linear', 'constant', 'hard', 'head_matching',
             'simplex', or ``dict(type=name, ...)``; see :mod:`shd_vit.merging`.
         distance: 'kl', or 'mse': the squared error summed over keys, with no other change.
-        compile: Run the maths through torch.compile. None does where a compiler is found; it
-            takes its time at the first batch and saves passes over the maps.
+        compile: Run the maths through torch.compile or, in the default method for float32 on a
+            CPU, as a C++ kernel. None does where a compiler is found; it takes its time at the
+            first batch and saves passes over the maps.
     """
 
     def __init__(
@@ -129,6 +132,16 @@ class SHDLoss(DistillationLoss):
         check_attended_tokens(student, teacher, pair, 'SHDLoss')
         merging = self.strategy
         teacher = merging.arrange(teacher, pair)
+        compiled = self._compiles(student.q.device.type)
+        if compiled and self._is_for_the_kernel(student, teacher):
+            return native.squeezed_kl(
+                *student[:2],
+                *teacher[:3],
+                gram_matrix(teacher.out_proj),
+                student.scale,
+                teacher.scale,
+                self.temperature,
+            )
         v, out_proj, gram = None, None, None
         if merging.uses_values:
             v, out_proj, gram = teacher.v, teacher.out_proj, gram_matrix(teacher.out_proj)
@@ -145,8 +158,15 @@ class SHDLoss(DistillationLoss):
             student.scale,
             self.temperature,
             student.bias,
-            compiled=self._compiles(student.q.device.type),
+            compiled=compiled,
         )
+
+    def _is_for_the_kernel(self, student: AttentionTap, teacher: AttentionTap) -> bool:
+        is_default = self.distance == 'kl' and self.strategy.merge is merge_linear
+        has_bias = student.bias is not None or teacher.bias is not None
+        if not is_default or has_bias or not native.takes(*student[:2], *teacher[:4]):
+            return False
+        return native.kernel_error() is None
 
     def _compiles(self, device_type: str) -> bool:
         """Whether to compile, found out and logged at the first batch."""

@@ -30,7 +30,7 @@ def mask_of(kind, B, N):
     return None if kind == 'none' else mask
 
 
-def case(tokens, heads, logits, identical, dtype, mask, temperature=1.0):
+def case(tokens, heads, logits, identical, dtype, mask, temperature=1.0, compile=False):
     """Student and teacher taps whose largest logit before T_a is +-``logits``."""
     student_heads, teacher_heads = heads
     g = torch.Generator().manual_seed(tokens)
@@ -45,7 +45,7 @@ def case(tokens, heads, logits, identical, dtype, mask, temperature=1.0):
         weight = torch.randn(6, 4 * H, generator=g).to(dtype)
         return AttentionTap(q.requires_grad_(grad), k.requires_grad_(grad), v, weight, 1.0, bias)
 
-    loss = SHDLoss(temperature=temperature, compile=False)
+    loss = SHDLoss(temperature=temperature, compile=compile)
     loss.pairs = [(1, 1)]
     return loss, tap(student_heads, True), tap(teacher_heads, False)
 
@@ -59,12 +59,19 @@ def case(tokens, heads, logits, identical, dtype, mask, temperature=1.0):
     identical=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     mask=st.sampled_from(MASKS),
+    compile=st.booleans(),  # as a C++ kernel where that serves; torch.compile is off in tests
 )
-@example(1, (1, 2), 0.1, 1e4, True, torch.bfloat16, 'nothing visible')
-@example(5, (1, 2), 0.1, 1e4, False, torch.float32, 'causal')
-@example(5, (3, 6), 100.0, 1e4, True, torch.bfloat16, 'left padding')
-def test_loss_and_gradients_are_finite(tokens, heads, temperature, logits, identical, dtype, mask):
-    loss, student, teacher = case(tokens, heads, logits, identical, dtype, mask, temperature)
+@example(1, (1, 2), 0.1, 1e4, True, torch.bfloat16, 'nothing visible', False)
+@example(5, (1, 2), 0.1, 1e4, False, torch.float32, 'causal', False)
+@example(5, (3, 6), 100.0, 1e4, True, torch.bfloat16, 'left padding', False)
+@example(9, (2, 7), 0.1, 1e4, False, torch.float32, 'none', True)
+@example(1, (1, 2), 100.0, 0.0, True, torch.float32, 'none', True)
+def test_loss_and_gradients_are_finite(
+    tokens, heads, temperature, logits, identical, dtype, mask, compile
+):
+    loss, student, teacher = case(
+        tokens, heads, logits, identical, dtype, mask, temperature, compile
+    )
     value = loss(*(ModelOutput(None, {1: tap}, {}) for tap in (student, teacher)), None)
     assert value.isfinite() and value > -1e-4
     for grad in torch.autograd.grad(value, (student.q, student.k)):
