@@ -144,6 +144,7 @@ def _build() -> Path:
     library = Path(cached).expanduser() / 'shd_vit' / f'squeezed_kl_{name}.so'
     if library.exists():
         return library
+    logging.getLogger(__name__).info('Building the C++ kernel of SHD: %s', library)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder, library.name)
