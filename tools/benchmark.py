@@ -101,9 +101,13 @@ VARIANTS: dict[str, Callable[[], SHDLoss | None]] = {
 }
 
 
+def _runnable_variants() -> list[str]:
+    return [n for n in VARIANTS if 'compiled' not in n or compiler_error(DEVICE) is None]
+
+
 def step(args: argparse.Namespace) -> dict[str, dict]:
     """DeiT3-Small -> DeiT-Tiny at 224 px: each variant in turn, and whether they agree."""
-    names = [n for n in VARIANTS if 'compiled' not in n or compiler_error(DEVICE) is None]
+    names = _runnable_variants()
     models = {name: _distiller(VARIANTS[name]()) for name in names}
     images, samples = _batch(args.batch)
 
@@ -139,7 +143,7 @@ def memory(args: argparse.Namespace) -> dict[str, dict]:
             results[f'{name} at batch {batch}'] = dict(
                 kept_mib=kept / MIB, kept_over_qk=kept / qk, largest_mib=largest / MIB
             )
-    for name in VARIANTS:
+    for name in _runnable_variants():
         command = [sys.executable, __file__, '--peak-of', name, '--batch', str(args.batch)]
         quiet = {**os.environ, 'PYTHONWARNINGS': 'ignore'}
         done = subprocess.run(command, env=quiet, stdout=subprocess.PIPE, text=True, check=True)
