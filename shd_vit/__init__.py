@@ -38,7 +38,7 @@ with warnings.catch_warnings():
         if missing.name not in ('mmpretrain', 'mmengine', 'mmcv'):
             raise
     else:
-        from shd_vit import plugin  # noqa: F401
+        from shd_vit.hosts.mmpretrain import plugin  # noqa: F401
 
 __all__ = [
     'ATTENTION_TAPS',

@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shd_vit.engine.cli import run_tool
-from shd_vit.engine.memory import keep_freed_memory
 from shd_vit.errors import ConfigError
 from shd_vit.functional.compiler import compiler_error
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
 from shd_vit.losses import ModelOutput, SHDLoss
 from shd_vit.taps import AttentionTap
 

@@ -35,11 +35,11 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 import shd_vit  # noqa: F401  (registers)
-from shd_vit.data.loader import FFCVLoader
-from shd_vit.engine.cli import run_tool
-from shd_vit.engine.memory import keep_freed_memory
-from shd_vit.engine.runner import DistillRunner
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.hosts.mmpretrain.ffcv_loader import FFCVLoader
+from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
+from shd_vit.hosts.mmpretrain.runner import DistillRunner
 
 PARTS = ('speed', 'start', 'operations')
 RECIPE = ROOT / 'configs/_base_/datasets/imagenet_folder.py'

@@ -10,8 +10,8 @@ import os
 from rich.console import Console
 from rich.table import Table
 
-from shd_vit.engine.cli import run_tool
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.cli import run_tool
 
 
 def main() -> None:

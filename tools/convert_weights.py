@@ -8,8 +8,8 @@ import argparse
 import os
 
 from shd_vit.convert.cli import add_options, write
-from shd_vit.engine.checkpoint import fit_names, safe_load
-from shd_vit.engine.cli import run_tool
+from shd_vit.hosts.mmpretrain.checkpoint import fit_names, safe_load
+from shd_vit.hosts.mmpretrain.cli import run_tool
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ from mmpretrain.registry import MODELS
 from shd_vit.convert.cli import add_options, summary, write
 from shd_vit.convert.files import save_weights
 from shd_vit.convert.onnx import export_onnx, image_shape
-from shd_vit.engine.checkpoint import insert_weights, safe_load, student_weights
-from shd_vit.engine.cli import run_tool
 from shd_vit.errors import CheckpointError
-from shd_vit.model_config import read_model_config
+from shd_vit.hosts.mmpretrain.checkpoint import insert_weights, safe_load, student_weights
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.hosts.mmpretrain.model_config import read_model_config
 
 
 def main() -> None:

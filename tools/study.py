@@ -35,13 +35,13 @@ from pathlib import Path
 
 from report import as_markdown, environment
 
-from shd_vit.engine.cli import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.study import Cell, Launcher, Study, read_study, resolve, run_cells
-from shd_vit.study.cell import write_json
-from shd_vit.study.figure import draw
-from shd_vit.study.progress import Progress
-from shd_vit.study.results import results, tables
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.lab.study import Cell, Launcher, Study, read_study, resolve, run_cells
+from shd_vit.lab.study.cell import write_json
+from shd_vit.lab.study.figure import draw
+from shd_vit.lab.study.progress import Progress
+from shd_vit.lab.study.results import results, tables
 
 TOOLS = Path(__file__).parent
 

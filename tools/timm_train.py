@@ -28,9 +28,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError, NonFiniteLoss
-from shd_vit.timm_task import SHDDistillationTask
-from shd_vit.tool import run_tool
+from shd_vit.hosts.timm.task import SHDDistillationTask
 
 _logger = logging.getLogger('timm_train')
 

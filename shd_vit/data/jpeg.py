@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from shd_vit.data.requirements import ffcv_library
+from shd_vit.data.ffcv_library import ffcv_library
 
 # turbojpeg.h, the 2.x API, which 3.x still has. The default DCT is Pillow's (FFCV's is the fast,
 # less accurate one).

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from shd_vit.data.beton import Index, open_beton
 from shd_vit.data.encode import Encoder, UndecodableImage, library_settings
+from shd_vit.data.ffcv_library import require_ffcv
 from shd_vit.data.manifest import (
     digest,
     hidden_part,
@@ -31,7 +32,6 @@ from shd_vit.data.manifest import (
     sync_folder,
     write_manifest,
 )
-from shd_vit.data.requirements import require_ffcv
 from shd_vit.errors import ConfigError, DatasetError
 
 MIN_PAGE_SIZE = 1 << 21  # FFCV's

@@ -12,9 +12,9 @@ from torch import Tensor
 from shd_vit.errors import ConfigError
 from shd_vit.functional import attention_maps, counted_rows, mean_map_kl
 from shd_vit.functional.attention import batch_slice, widen
-from shd_vit.losses.base import ModelOutput, Needs
-from shd_vit.losses.layers import Pair, check_attended_tokens
-from shd_vit.losses.paired import PairedLoss
+from shd_vit.losses.base import PairedLoss
+from shd_vit.pairing import ModelOutput, Needs
+from shd_vit.pairing.layers import Pair, check_attended_tokens
 from shd_vit.taps import Anatomy, AttentionTap
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shd_vit.functional.attention import widen
-from shd_vit.losses.base import ModelOutput
-from shd_vit.losses.paired import ProjectedLoss, check_tokens
+from shd_vit.losses.base import ProjectedLoss, check_tokens
+from shd_vit.pairing import ModelOutput
 
 
 class FeatureProjectorLoss(ProjectedLoss):

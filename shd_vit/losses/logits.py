@@ -6,7 +6,8 @@ from torch import Tensor
 
 from shd_vit.errors import ConfigError
 from shd_vit.functional import hard_labels, kd_loss, nkd_loss
-from shd_vit.losses.base import DistillationLoss, ModelOutput
+from shd_vit.losses.base import DistillationLoss
+from shd_vit.pairing import ModelOutput
 
 
 class _LogitLoss(DistillationLoss):

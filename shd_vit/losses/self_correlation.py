@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from shd_vit.functional import self_correlation_loss
-from shd_vit.losses.base import ModelOutput
-from shd_vit.losses.paired import PairedLoss, check_tokens
+from shd_vit.losses.base import PairedLoss, check_tokens
+from shd_vit.pairing import ModelOutput
 
 
 class SelfCorrelationLoss(PairedLoss):

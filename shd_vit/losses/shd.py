@@ -19,11 +19,12 @@ from shd_vit.functional import (
     native,
 )
 from shd_vit.functional.compiler import compiler_error
-from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
-from shd_vit.losses.layers import Pair, Pairs, check_attended_tokens, check_layers, layer_pairs
-from shd_vit.losses.tokens import TOKENS, TokenAlignment, align_tokens
+from shd_vit.losses.base import DistillationLoss
 from shd_vit.merging import MERGING_STRATEGIES
 from shd_vit.merging.linear import merge_linear
+from shd_vit.pairing import ModelOutput, Needs
+from shd_vit.pairing.layers import Pair, Pairs, check_attended_tokens, check_layers, layer_pairs
+from shd_vit.pairing.tokens import TOKENS, TokenAlignment, align_tokens
 from shd_vit.taps import Anatomy, AttentionTap
 
 DISTANCES = dict(kl=attention_kl, mse=attention_mse)

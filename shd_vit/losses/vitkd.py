@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
 from shd_vit.functional import random_token_mask, squared_error
-from shd_vit.losses.base import DistillationLoss, ModelOutput, Needs
-from shd_vit.losses.paired import check_dims
+from shd_vit.losses.base import DistillationLoss, check_dims
+from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import FINAL, Anatomy
 
 SHALLOW = (1, 2)

@@ -11,8 +11,8 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from shd_vit.functional import vkd_distance
 from shd_vit.functional.attention import widen
-from shd_vit.losses.base import ModelOutput, Needs
-from shd_vit.losses.paired import ProjectedLoss
+from shd_vit.losses.base import ProjectedLoss
+from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import FINAL, Anatomy, TokenTap
 
 

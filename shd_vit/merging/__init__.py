@@ -2,6 +2,6 @@
 
 from shd_vit.merging import constant, hard, matching, simplex  # noqa: F401  (they register)
 from shd_vit.merging.linear import LinearMerging
-from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy, select_heads
+from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
 
-__all__ = ['MERGING_STRATEGIES', 'LinearMerging', 'MergingStrategy', 'select_heads']
+__all__ = ['MERGING_STRATEGIES', 'LinearMerging', 'MergingStrategy']

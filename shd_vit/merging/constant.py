@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from shd_vit.functional import average_heads
-from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
 
 
 def merge_constant(maps: Tensor, value: None, out_proj: None, num_heads: int, gram: None) -> Tensor:

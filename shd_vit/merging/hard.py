@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from shd_vit.merging.linear import merge_linear
-from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy, Pair, select_heads
-from shd_vit.taps import AttentionTap
+from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.pairing import Pair
+from shd_vit.taps import AttentionTap, select_heads
 
 
 @MERGING_STRATEGIES.register('hard')

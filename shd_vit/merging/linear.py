@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from shd_vit.functional import squeeze_heads
-from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
 
 
 def merge_linear(

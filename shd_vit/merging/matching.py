@@ -10,8 +10,9 @@ from shd_vit.errors import ConfigError
 from shd_vit.functional import attention_maps
 from shd_vit.functional.squeeze import merge_neighbours, merges_of_pass
 from shd_vit.merging.linear import merge_linear
-from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy, Pair, select_heads
-from shd_vit.taps import AttentionTap
+from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.pairing import Pair
+from shd_vit.taps import AttentionTap, select_heads
 
 
 @MERGING_STRATEGIES.register('head_matching')

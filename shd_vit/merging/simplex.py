@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shd_vit.functional import simplex_heads
-from shd_vit.merging.registry import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
 
 
 @MERGING_STRATEGIES.register('simplex')

@@ -5,8 +5,9 @@ Needs torch alone.
 
 from shd_vit.taps import families  # noqa: F401  (registers the known families)
 from shd_vit.taps.anatomy import Anatomy
-from shd_vit.taps.bank import FINAL, Captured, TapBank, TokenTap
-from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
+from shd_vit.taps.bank import TapBank
+from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.tap import FINAL, AttentionTap, Captured, TokenTap, select_heads
 
 __all__ = [
     'ATTENTION_TAPS',
@@ -17,4 +18,5 @@ __all__ = [
     'Captured',
     'TapBank',
     'TokenTap',
+    'select_heads',
 ]

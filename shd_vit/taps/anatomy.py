@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import nn
 
 from shd_vit.errors import UnsupportedAttention
-from shd_vit.taps.prefix import declared_prefix, learned_prefix
-from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.tokens import declared_prefix, learned_prefix
 
 _ATTENTION_LIKE = re.compile(r'attention|attn|msa$', re.IGNORECASE)
 

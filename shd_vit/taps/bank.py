@@ -5,42 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.taps.anatomy import Anatomy
-from shd_vit.taps.registry import AttentionTap, KeepOutput
+from shd_vit.taps.family import KeepOutput
+from shd_vit.taps.tap import AttentionTap, Captured, TokenTap
 
-FINAL = 'final'
 TOKENS = 'tokens'
 Key = tuple[int | str, int | str]  # (layer number or TOKENS, what of it)
-
-
-class TokenTap(NamedTuple):
-    """Tokens after a block: ``x`` (B, N, E), of which the first ``num_prefix`` are not patches."""
-
-    x: Tensor
-    num_prefix: int
-
-    @property
-    def patches(self) -> Tensor:
-        """(B, N - num_prefix, E)"""
-        return self.x[:, self.num_prefix :]
-
-
-class Captured(NamedTuple):
-    """What one forward pass left in a bank.
-
-    Attributes:
-        attention: One tap for each of the bank's ``layers``, in their order.
-        tokens: Outputs of the bank's ``tokens``, by block number or 'final'.
-    """
-
-    attention: list[AttentionTap]
-    tokens: dict[int | str, TokenTap]
 
 
 class TapBank:

@@ -10,8 +10,8 @@ from PIL import Image
 
 pytest.importorskip('ffcv', reason='FFCV is an optional extra')
 
+from shd_vit.data.ffcv_library import ffcv_library
 from shd_vit.data.jpeg import JPEGError, decode
-from shd_vit.data.requirements import ffcv_library
 from shd_vit.errors import DatasetError
 
 

@@ -22,8 +22,8 @@ from mmpretrain.registry import TRANSFORMS
 from shd_vit.data import writer
 from shd_vit.data.beton import Beton, Index, open_beton
 from shd_vit.data.encode import load_rgb
+from shd_vit.data.ffcv_library import require_ffcv
 from shd_vit.data.manifest import manifest_path
-from shd_vit.data.requirements import require_ffcv
 from shd_vit.data.writer import write_beton
 from shd_vit.errors import ConfigError, DatasetError
 
@@ -336,7 +336,7 @@ def script(body, *arguments):
         import os, resource, signal, sys, time
         import numpy as np
         from shd_vit.data.writer import write_beton
-        from shd_vit.engine.cli import run_tool
+        from shd_vit.hosts.mmpretrain.cli import run_tool
 
         # A shell that starts a process in the background has it ignore Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shd_vit.errors import ConfigError
-from shd_vit.losses import ModelOutput, SHDLoss, uniform_pairs
+from shd_vit.losses import ModelOutput, SHDLoss
+from shd_vit.pairing import uniform_pairs
 from shd_vit.taps import AttentionTap
 
 kl_module = importlib.import_module('shd_vit.functional.attention_loss')

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 from shd_vit.errors import ConfigError
 from shd_vit.functional import average_heads, squeeze_heads
 from shd_vit.losses import ModelOutput, SHDLoss
-from shd_vit.merging import MERGING_STRATEGIES, MergingStrategy, select_heads
+from shd_vit.merging import MERGING_STRATEGIES, MergingStrategy
 from shd_vit.merging.matching import match_heads
-from shd_vit.taps import AttentionTap
+from shd_vit.taps import AttentionTap, select_heads
 
 NAMES = ['linear', 'constant', 'hard', 'head_matching', 'simplex']
 

@@ -17,7 +17,8 @@ from PIL import Image
 from tooling import ROOT, run_tool
 from torch.testing import assert_close
 
-from shd_vit.analysis import (
+from shd_vit.errors import CheckpointError, ConfigError
+from shd_vit.lab import (
     Query,
     collect_alphas,
     image_batches,
@@ -28,8 +29,7 @@ from shd_vit.analysis import (
     shown_image,
     summarise,
 )
-from shd_vit.analysis.figures import check_output
-from shd_vit.errors import CheckpointError, ConfigError
+from shd_vit.lab.figures import check_output
 from shd_vit.taps import AttentionTap, TapBank
 
 SHD = f'{fashion.CONFIGS}/shd.py'

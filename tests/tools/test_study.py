@@ -11,8 +11,8 @@ from pathlib import Path
 import fashion
 import pytest
 import yaml
+from lab.study.stub import journal, write_study, write_tools
 from scipy import stats
-from study.stub import journal, write_study, write_tools
 from tooling import ROOT, load_tool
 
 # A shell that starts a process in the background has it ignore Ctrl-C.

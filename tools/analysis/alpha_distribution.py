@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shd_vit.analysis import (
+from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.lab import (
     collect_alphas,
     distiller_config,
     image_batches,
@@ -27,10 +29,8 @@ from shd_vit.analysis import (
     summarise,
     teacher_parser,
 )
-from shd_vit.analysis.alphas import Alphas
-from shd_vit.analysis.figures import COLORS, check_output, pyplot
-from shd_vit.engine.cli import run_tool
-from shd_vit.errors import ConfigError
+from shd_vit.lab.alphas import Alphas
+from shd_vit.lab.figures import COLORS, check_output, pyplot
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from report import Table, show

@@ -18,7 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shd_vit.analysis import (
+from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.checkpoint import load_weights
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
+from shd_vit.lab import (
     LayerMaps,
     Query,
     analysis_parser,
@@ -28,14 +32,10 @@ from shd_vit.analysis import (
     one_image,
     shown_image,
 )
-from shd_vit.analysis.figures import check_output
-from shd_vit.analysis.maps_figure import alpha_text, draw, rows_of
-from shd_vit.distiller import ViTDistiller
-from shd_vit.engine.checkpoint import load_weights
-from shd_vit.engine.cli import run_tool
-from shd_vit.errors import ConfigError
+from shd_vit.lab.figures import check_output
+from shd_vit.lab.maps_figure import alpha_text, draw, rows_of
 from shd_vit.losses import ModelOutput
-from shd_vit.losses.layers import Pairs
+from shd_vit.pairing.layers import Pairs
 from shd_vit.taps import Anatomy, AttentionTap
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))

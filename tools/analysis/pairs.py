@@ -26,9 +26,9 @@ from mmpretrain.registry import MODELS
 from rich.progress import track
 from torch import Tensor, nn
 
-from shd_vit.distiller import ViTDistiller
-from shd_vit.engine.cli import run_tool
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
 from shd_vit.losses import ModelOutput
 from shd_vit.taps import Anatomy
 

@@ -19,21 +19,21 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from shd_vit.analysis import (
+from shd_vit.distillation.teacher import FrozenTeacher
+from shd_vit.errors import ConfigError
+from shd_vit.functional import attention_maps
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.lab import (
     distiller_config,
     image_batches,
     load_distiller,
     student_heads,
     teacher_parser,
 )
-from shd_vit.analysis.figures import COLORS, check_output, pyplot
-from shd_vit.analysis.reconstruction import constrained_maps, squared_errors, unconstrained_maps
-from shd_vit.engine.cli import run_tool
-from shd_vit.errors import ConfigError
-from shd_vit.functional import attention_maps
+from shd_vit.lab.figures import COLORS, check_output, pyplot
+from shd_vit.lab.reconstruction import constrained_maps, squared_errors, unconstrained_maps
 from shd_vit.merging import MERGING_STRATEGIES, MergingStrategy
 from shd_vit.taps import AttentionTap, TapBank
-from shd_vit.teacher import FrozenTeacher
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from report import Table, show

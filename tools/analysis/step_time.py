@@ -28,8 +28,8 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 import shd_vit  # noqa: F401  (registers)
-from shd_vit.engine.cli import build_runner, read_config, run_tool
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.cli import build_runner, read_config, run_tool
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from report import Table, environment, environment_table, in_turns, show

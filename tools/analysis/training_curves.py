@@ -16,9 +16,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from shd_vit.analysis.figures import COLORS, check_output, pyplot
-from shd_vit.engine.cli import run_tool
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.lab.figures import COLORS, check_output, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

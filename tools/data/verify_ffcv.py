@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from shd_vit.data.beton import JPEG, Beton, Index, open_beton
+from shd_vit.data.ffcv_library import ffcv_library
 from shd_vit.data.jpeg import JPEGError, decode
 from shd_vit.data.manifest import digest, make_manifest, manifest_path, write_manifest
-from shd_vit.data.requirements import ffcv_library
-from shd_vit.engine.cli import run_tool
 from shd_vit.errors import DatasetError
+from shd_vit.hosts.mmpretrain.cli import run_tool
 
 
 class PageCheck:

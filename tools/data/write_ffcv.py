@@ -22,8 +22,8 @@ from mmpretrain.datasets import ImageNet
 from mmpretrain.registry import DATASETS
 
 from shd_vit.data.writer import write_beton
-from shd_vit.engine.cli import read_config, run_tool
 from shd_vit.errors import DatasetError
+from shd_vit.hosts.mmpretrain.cli import read_config, run_tool
 
 
 class Samples:

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from shd_vit.taps.families.ops import add_biases, additive_mask
-from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
+from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.tap import AttentionTap
 
 # What the tapped implementation is called in the registry, and the one it hands on to.
 TAPPED = 'shd_vit_sdpa'

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from shd_vit.taps.families.ops import split_heads
-from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
+from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.tap import AttentionTap
 
 
 @ATTENTION_TAPS.register('mmpretrain.models.utils.attention.MultiheadAttention')

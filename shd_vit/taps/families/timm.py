@@ -7,7 +7,8 @@ from torch import nn
 
 from shd_vit.taps.families.beit import beit_qkv
 from shd_vit.taps.families.ops import additive_mask, heads_first, split_heads
-from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
+from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.tap import AttentionTap
 
 
 @ATTENTION_TAPS.register(

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shd_vit.taps.families.ops import add_biases, additive_mask, heads_first
-from shd_vit.taps.registry import ATTENTION_TAPS, AttentionFamily, AttentionTap
+from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.tap import AttentionTap
 
 
 @ATTENTION_TAPS.register('torch.nn.modules.activation.MultiheadAttention')

@@ -1,0 +1,1 @@
+"""Where shd_vit is at home: a package for each library that trains."""

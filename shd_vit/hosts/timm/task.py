@@ -1,0 +1,307 @@
+"""SHD, ViTKD and NKD as a timm training task. Needs neither mmengine nor mmpretrain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from timm.models import group_parameters
+from timm.task import DistillationTeacher, TrainingTask, resolve_classification_loss
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from shd_vit.distillation import bind_losses, settle_losses
+from shd_vit.errors import ConfigError
+from shd_vit.losses import DistillationLoss, NKDLoss, SHDLoss, ViTKDLoss
+from shd_vit.pairing import ModelOutput
+from shd_vit.taps import Anatomy, TapBank
+
+_logger = logging.getLogger(__name__)
+
+_FLAGS: dict[str, type[DistillationLoss]] = dict(shd=SHDLoss, vitkd=ViTKDLoss, nkd=NKDLoss)
+
+
+class SHDTrainableModule(nn.Module):
+    """A student and its distillation losses: all that is trained, in one forward for DDP.
+
+    Args:
+        student: The model to train.
+        losses: By name, bound to the student and its teacher.
+        bank: Taps on the student.
+    """
+
+    def __init__(
+        self, student: nn.Module, losses: Mapping[str, DistillationLoss], bank: TapBank
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.losses = nn.ModuleDict(losses)
+        self.bank = bank
+
+    def no_weight_decay(self) -> set[str]:
+        """The student's own list, as timm's optimiser factory asks for it."""
+        names: set[str] = getattr(unwrap_model(self.student), 'no_weight_decay', set)()
+        return {f'student.{name}' for name in names}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int] | dict:
+        """The student's layers, for layer-wise decay; parameters of losses go with the last."""
+        student = unwrap_model(self.student)
+        if not hasattr(student, 'group_matcher'):
+            return {}
+        layers = group_parameters(student, student.group_matcher(coarse=coarse), reverse=True)
+        last = max(layers.values(), default=0)
+        return lambda name: layers.get(name.removeprefix('student.'), last)
+
+    def forward(
+        self, input: Tensor, teacher: ModelOutput, target: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's logits (B, classes), and each loss, weighted.
+
+        Args:
+            input: Images (B, C, h, w), normalised for the student.
+            teacher: What the teacher makes of the same images.
+            target: (B,) class indices or (B, classes) mixed scores.
+        """
+        student = ModelOutput.of(self.student, self.bank, input)
+        losses = self.losses.items()
+        return student.logits, {name: loss(student, teacher, target) for name, loss in losses}
+
+
+class SHDDistillationTask(TrainingTask):
+    """Squeezing-Heads Distillation, with ViTKD and NKD by flags, beside timm's own tasks.
+
+    ``loss = task_loss_weight * task_loss + distill_loss_weight * (sum of distillation losses)``,
+    where each distillation loss includes its own weight, such as ``beta`` of SHD. The two weights
+    are chosen as in timm's ``FeatureDistillationTask``: 1 by default; if ``task_loss_weight`` alone
+    is given, ``distill_loss_weight`` is 1 minus it.
+
+    Checkpoints by timm's ``CheckpointSaver(task=...)`` hold the plain student in ``state_dict``,
+    and what losses have learned in ``task_state``.
+
+        task = SHDDistillationTask(student, 'deit3_small_patch16_224', nkd=True)
+        result = task(images, labels)
+        result['loss'].backward()
+
+    Args:
+        student_model: The model to train.
+        teacher_model: A model name (created with pretrained weights, and with the student's number
+            of classes), a module, or a DistillationTeacher. Frozen, in eval mode.
+        criterion: The task loss. Made by timm's create_classification_loss from criterion_kwargs
+            if None.
+        criterion_kwargs: For that.
+        teacher_pretrained_path: The teacher's weights, where it is given by name.
+        teacher_pretrained_cfg_overlay: Its pretrained cfg overrides, where it is given by name.
+        shd: Whether to use SHDLoss, or its arguments: ``dict(beta=1.0, temperature=2.0)``.
+        vitkd: The same of ViTKDLoss.
+        nkd: The same of NKDLoss.
+        losses: More losses by name, such as ``dict(vkd=VkDLoss())``.
+        distill_loss_weight: Weight of all distillation losses together.
+        task_loss_weight: Weight of the task loss.
+        device: Of the task's tensors. Models stay where they are.
+        dtype: Of the task's tensors.
+        verbose: Whether to log what is distilled.
+
+    Raises:
+        ConfigError: If there is no loss, or a loss cannot distil this pair.
+        UnsupportedAttention: If a loss needs attention that cannot be tapped.
+    """
+
+    def __init__(
+        self,
+        student_model: nn.Module,
+        teacher_model: str | nn.Module | DistillationTeacher,
+        criterion: nn.Module | Callable | None = None,
+        criterion_kwargs: dict[str, Any] | None = None,
+        teacher_pretrained_path: str | None = None,
+        teacher_pretrained_cfg_overlay: dict[str, Any] | None = None,
+        shd: bool | dict[str, Any] = True,
+        vitkd: bool | dict[str, Any] = False,
+        nkd: bool | dict[str, Any] = False,
+        losses: Mapping[str, DistillationLoss] | None = None,
+        distill_loss_weight: float | None = None,
+        task_loss_weight: float | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(device=device, dtype=dtype, verbose=verbose)
+        student = unwrap_model(student_model)
+        if getattr(student, 'distilled_training', False):
+            raise ConfigError(
+                'student_model.distilled_training=True gives two logits a class: call '
+                'set_distilled_training(False), or use timm.task.TokenDistillationTask'
+            )
+        if not isinstance(teacher_model, DistillationTeacher):
+            teacher_model = DistillationTeacher(
+                teacher_model,
+                num_classes=student.num_classes,
+                in_chans=student.in_chans,
+                pretrained_path=teacher_pretrained_path,
+                pretrained_cfg_overlay=teacher_pretrained_cfg_overlay,
+                device=self.device,
+                dtype=self.dtype,
+            )
+        self.teacher = teacher_model.requires_grad_(False).eval()
+        self.criterion = resolve_classification_loss(
+            criterion, self.device, criterion_kwargs=criterion_kwargs
+        )
+        if distill_loss_weight is None:
+            distill_loss_weight = 1.0 if task_loss_weight is None else 1.0 - task_loss_weight
+        self.distill_loss_weight = distill_loss_weight
+        self.task_loss_weight = 1.0 if task_loss_weight is None else task_loss_weight
+
+        pair = student, unwrap_model(self.teacher.model)
+        chosen = _choose_losses(dict(shd=shd, vitkd=vitkd, nkd=nkd), losses or {}, *pair)
+        bank, self._teacher_bank = bind_losses(chosen, *pair)
+        for loss in chosen.values():
+            loss.to(self.device, self.dtype)
+        self.trainable_module: nn.Module = SHDTrainableModule(student_model, chosen, bank)
+
+        for name in ('mean', 'std'):
+            value = torch.tensor(student.pretrained_cfg[name], device=self.device, dtype=self.dtype)
+            self.register_buffer(f'student_{name}', value.view(1, -1, 1, 1), persistent=False)
+        if self.verbose:
+            _logger.info(
+                'SHDDistillationTask: task_weight=%s, distill_weight=%s, losses: %s',
+                self.task_loss_weight,
+                self.distill_loss_weight,
+                ', '.join(f'{name}: {loss}' for name, loss in chosen.items()),
+            )
+
+    def train(self, mode: bool = True) -> SHDDistillationTask:
+        """Set the mode of what is trained; the teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    @torch.no_grad()
+    def see(self, input: Tensor) -> ModelOutput:
+        """What the teacher makes of images (B, C, h, w) that are normalised for the student."""
+        input = self.teacher.normalize_input(input, self.student_mean, self.student_std)
+        return ModelOutput.of(self.teacher, self._teacher_bank, input)
+
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Show training images to the losses that ask for it (SHD's ``head_matching``), once.
+
+        Args:
+            batches: Images (B, C, h, w), normalised for the student; not touched if no loss asks.
+        """
+        losses = unwrap_model(self.trainable_module).losses
+        settle_losses(losses, (self.see(batch.to(self.device)) for batch in batches))
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """One training step's losses.
+
+        Args:
+            input: Images (B, C, h, w), normalised for the student.
+            target: (B,) class indices, or (B, classes) scores where images were mixed.
+
+        Returns:
+            ``loss`` to go backward from, the student's logits ``output``, ``task_loss``, and
+            ``<name>_loss`` of each distillation loss with its own weight.
+        """
+        logits, terms = self.trainable_module(input, self.see(input), target)
+        task_loss = self.criterion(logits, target)
+        distill_loss = sum(terms.values())
+        return {
+            'loss': self.task_loss_weight * task_loss + self.distill_loss_weight * distill_loss,
+            'output': logits,
+            'task_loss': task_loss,
+            **{f'{name}_loss': value for name, value in terms.items()},
+        }
+
+    def prepare_distributed(
+        self, device_ids: list | None = None, **ddp_kwargs: Any
+    ) -> SHDDistillationTask:
+        """Wrap what is trained in DistributedDataParallel; the teacher stays outside."""
+        self.trainable_module = DistributedDataParallel(
+            self.trainable_module, device_ids=device_ids, **ddp_kwargs
+        )
+        return self
+
+    def compile(
+        self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs: Any
+    ) -> nn.Module:
+        """Compile training, evaluation and the teacher; before :meth:`prepare_distributed`.
+
+        Returns:
+            The compiled student, for evaluation.
+        """
+        settings: dict[str, Any] = dict(backend=backend, mode=mode, **compile_kwargs)
+        trainable: Any = self.trainable_module
+        self.eval_model: Any = torch.compile(trainable.student, **settings)
+        self.trainable_module = cast(nn.Module, torch.compile(trainable, **settings))
+        self.teacher.compile(**settings)
+        return cast(nn.Module, self.eval_model)
+
+    def get_eval_model(
+        self, module: nn.Module | None = None, ema: bool = False
+    ) -> nn.Module | None:
+        """The student, compiled if :meth:`compile` was called."""
+        model = super().get_eval_model(module=module, ema=ema)
+        if model is None:
+            return None
+        inner = unwrap_model(model)
+        return inner.student if isinstance(inner, SHDTrainableModule) else model
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
+        """Parameters of student and losses, for clipping gradients."""
+        trainable = unwrap_model(self.trainable_module)
+        parameters = list(trainable.student.parameters())
+        return (parameters[:-2] if exclude_head else parameters) + [*trainable.losses.parameters()]
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """What the losses have learned, if anything: ``{'losses': state dict}``."""
+        trainable = self._trainable(module, ema)
+        state = {} if trainable is None else trainable.losses.state_dict()
+        return {'losses': state} if state else {}
+
+    def load_task_state(
+        self,
+        state: dict[str, Any] | None,
+        strict: bool = True,
+        module: nn.Module | None = None,
+        ema: bool = False,
+    ) -> None:
+        """Take up what :meth:`get_task_state` gave.
+
+        Raises:
+            RuntimeError: If it does not fit these losses, or there is no EMA model to load it into.
+        """
+        if not state:
+            return
+        trainable = self._trainable(module, ema)
+        if trainable is None:
+            raise RuntimeError('there is no EMA model: call setup_ema() before loading its state')
+        trainable.losses.load_state_dict(state['losses'], strict=strict)
+
+    def _trainable(self, module: nn.Module | None, ema: bool) -> SHDTrainableModule | None:
+        module = module if module is not None else self.get_trainable_module(ema=ema)
+        return None if module is None else unwrap_model(module)
+
+
+def _choose_losses(
+    flags: dict[str, bool | dict[str, Any]],
+    more: Mapping[str, DistillationLoss],
+    student: nn.Module,
+    teacher: nn.Module,
+) -> dict[str, DistillationLoss]:
+    """The losses that flags switch on, and those that are given."""
+    losses: dict[str, DistillationLoss] = {}
+    for name, flag in flags.items():
+        if flag is False:
+            continue
+        settings = dict(flag) if isinstance(flag, Mapping) else {}
+        if name == 'vitkd':
+            settings.setdefault('student_dims', Anatomy(student, 'student').dim)
+            settings.setdefault('teacher_dims', Anatomy(teacher, 'teacher').dim)
+        losses[name] = _FLAGS[name](**settings)
+    if twice := sorted({'task', *losses} & set(more)):
+        raise ConfigError(f'losses names {", ".join(twice)}, which the task has already')
+    losses.update(more)
+    if not losses:
+        raise ConfigError('there is nothing to distil: set shd, vitkd or nkd, or give losses')
+    return losses

@@ -1,0 +1,80 @@
+"""How a cell's training is started: by the project's own scripts, one way for all cells."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from shd_vit.errors import ConfigError
+from shd_vit.lab.study.cell import Cell
+
+
+class Launcher:
+    """Commands and environments of trainings that run side by side.
+
+    Args:
+        spec: 'none'; 'dist:N', N processes on this machine; or 'slurm:PARTITION'.
+        jobs: How many trainings run at a time.
+        tools: The folder of train.py, dist_train.sh and slurm_train.sh.
+    """
+
+    def __init__(self, spec: str, jobs: int, tools: str | Path) -> None:
+        self.kind, _, self.argument = spec.partition(':')
+        self.jobs = jobs
+        self.tools = Path(tools)
+        right = dict(none=not self.argument, dist=self.argument.isdigit(), slurm=self.argument)
+        if not right.get(self.kind) or self.argument.strip('0') == '' != self.argument:
+            raise ConfigError(
+                f'--launcher {spec!r}: allowed are none, dist:PROCESSES and slurm:PARTITION'
+            )
+        if jobs < 1:
+            raise ConfigError(f'--jobs={jobs} must be at least 1')
+        self.processes = int(self.argument) if self.kind == 'dist' else 1
+
+    def command(self, cell: Cell) -> list[str]:
+        """Trains a cell, from its latest checkpoint if there is one."""
+        config, folder = str(cell.config_file), str(cell.folder)
+        if self.kind == 'slurm':
+            job = f'{cell.row.folder}-{cell.seed}'
+            script = str(self.tools / 'slurm_train.sh')
+            return ['bash', script, self.argument, job, config, folder, '--resume']
+        arguments = [config, '--work-dir', folder, '--resume']
+        if self.kind == 'dist':
+            arguments.insert(1, self.argument)
+            return ['bash', str(self.tools / 'dist_train.sh'), *arguments]
+        return [sys.executable, str(self.tools / 'train.py'), *arguments]
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Variables of the training in a slot, 0 to jobs - 1: its own threads, port and GPUs."""
+        env = dict(os.environ)
+        # The scripts start `python`: the one that runs this.
+        env['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{env.get("PATH", "")}'
+        if self.jobs > 1:
+            for name in ('PORT', 'MASTER_PORT'):
+                env[name] = str(int(env.get(name, 29500)) + slot)
+        if self.kind == 'slurm':
+            return env  # the cores and GPUs are another machine's
+        threads = _cores() // (self.jobs * self.processes)
+        env.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
+        gpus = _gpus()
+        if self.jobs > 1 and gpus:
+            first = slot * self.processes
+            own = [gpus[(first + i) % len(gpus)] for i in range(self.processes)]
+            env['CUDA_VISIBLE_DEVICES'] = ','.join(dict.fromkeys(own))
+        return env
+
+
+def _cores() -> int:
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if visible is None:
+        return [str(i) for i in range(torch.cuda.device_count())]
+    return [gpu for gpu in visible.split(',') if gpu]

@@ -1,0 +1,50 @@
+"""A row's config with its options put in, checked before anything is trained."""
+
+from __future__ import annotations
+
+import os
+
+from mmengine.config import Config
+
+from shd_vit.errors import ConfigError
+from shd_vit.lab.study.plan import Row
+
+
+def resolve(row: Row) -> Config:
+    """The config that all seeds of a row share.
+
+    Raises:
+        ConfigError: If the config is missing or cannot be read, has nothing to validate with, or
+            an option's place does not exist in it.
+    """
+    if '::' not in row.config and not os.path.isfile(row.config):
+        raise ConfigError(f'{row.name}: config {row.config!r} does not exist: expected a config')
+    try:
+        cfg = Config.fromfile(row.config)
+    except Exception as error:  # it is code, and may raise anything
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise ConfigError(f'{row.name}: config {row.config!r} cannot be read: {reason}') from error
+    for key, value in row.options.items():
+        _check_place(cfg, key, row)
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise ConfigError(f'{row.name}: {key}={value!r} does not fit: {reason}') from error
+    for key in ('train_dataloader', 'val_dataloader'):
+        if not cfg.get(key):
+            raise ConfigError(f'{row.name}: {row.config!r} has no {key}; a study needs one')
+    return cfg
+
+
+def _check_place(cfg: Config, key: str, row: Row) -> None:
+    """mmengine would make up what is missing on the way, so that a typo changes nothing."""
+    node, path = cfg, []
+    for part in key.split('.')[:-1]:
+        path.append(part)
+        try:
+            node = node[int(part)] if isinstance(node, list | tuple) else node[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise ConfigError(
+                f'{row.name}: option {key!r}: {row.config!r} has no {".".join(path)}'
+            ) from None

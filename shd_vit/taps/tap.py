@@ -1,0 +1,77 @@
+"""What a forward pass leaves: taps of attention layers and of tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+FINAL = 'final'
+
+
+class AttentionTap(NamedTuple):
+    """What one attention layer computed its maps from.
+
+    Attributes:
+        q, k, v: (B, H, N, D), as scaled dot-product attention received them.
+        out_proj: (E, H * D), weight of the output projection.
+        scale: Factor on the dot products.
+        bias: Additive mask or position bias, broadcastable to (B, H, N, N); (W, H, N, N) for a
+            batch of B = B' W windows; or None.
+        is_shifted: Whether these are windows that stand shifted, and so hold other tokens.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out_proj: Tensor
+    scale: float
+    bias: Tensor | None = None
+    is_shifted: bool = False
+
+    def select(self, tokens: Tensor) -> AttentionTap:
+        """A tap of the given tokens (n,) alone, in that order, as queries and as keys.
+
+        Its maps are the attention given that the key is one of them: softmaxes over these keys.
+        """
+        q, k, v = (x.index_select(2, tokens) for x in (self.q, self.k, self.v))
+        bias = self.bias
+        for dim in (-1, -2):
+            if bias is not None and bias.dim() >= -dim and bias.shape[dim] > 1:
+                bias = bias.index_select(dim, tokens)
+        return self._replace(q=q, k=k, v=v, bias=bias)
+
+
+class TokenTap(NamedTuple):
+    """Tokens after a block: ``x`` (B, N, E), of which the first ``num_prefix`` are not patches."""
+
+    x: Tensor
+    num_prefix: int
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, N - num_prefix, E)"""
+        return self.x[:, self.num_prefix :]
+
+
+class Captured(NamedTuple):
+    """What one forward pass left in a bank.
+
+    Attributes:
+        attention: One tap for each of the bank's ``layers``, in their order.
+        tokens: Outputs of the bank's ``tokens``, by block number or 'final'.
+    """
+
+    attention: list[AttentionTap]
+    tokens: dict[int | str, TokenTap]
+
+
+def select_heads(tap: AttentionTap, heads: Tensor) -> AttentionTap:
+    """A tap of the given heads (n,) alone, in that order."""
+    num_heads, width = tap.q.shape[1], tap.v.shape[-1]
+    bias = tap.bias
+    if bias is not None and bias.dim() > 2 and bias.shape[-3] == num_heads:
+        bias = bias.index_select(-3, heads)
+    out_proj = tap.out_proj.unflatten(1, (num_heads, width)).index_select(1, heads).flatten(1)
+    q, k, v = (tensor.index_select(1, heads) for tensor in (tap.q, tap.k, tap.v))
+    return tap._replace(q=q, k=k, v=v, out_proj=out_proj, bias=bias)
