@@ -209,7 +209,8 @@ def _batch(size: int) -> tuple[Tensor, list[DataSample]]:
 
 
 def _outputs(model: torch.nn.Module, images: Tensor) -> tuple[ModelOutput, ModelOutput]:
-    return ModelOutput.of(model.student, model.student_bank, images), model._teacher(images)
+    student = model.distillation.record_student(model.student, images)
+    return student, model.teacher_output(images)
 
 
 def _loss_and_gradient(model: torch.nn.Module, images: Tensor) -> tuple[float, Tensor]:

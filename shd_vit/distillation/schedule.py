@@ -136,8 +136,9 @@ class LossSchedules(nn.Module):
         """
         if not self._is_set:
             raise ConfigError(
-                f'model.losses.{next(iter(self.schedules))}.schedule would never be followed: set '
-                "runner_type='DistillRunner', or add dict(type='LossScheduleHook') to custom_hooks"
+                f'the schedule of {next(iter(self.schedules))} would never be followed: call '
+                "set_epoch() before each step (in mmpretrain, set runner_type='DistillRunner' or "
+                "add dict(type='LossScheduleHook') to custom_hooks)"
             )
 
     def is_over(self, name: str) -> bool:

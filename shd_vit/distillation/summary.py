@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from shd_vit.errors import UnsupportedAttention
 from shd_vit.taps import Anatomy
 
 if TYPE_CHECKING:
-    from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
+    from shd_vit.distillation.step import Distillation
+
+_HEADINGS = ('', 'class', 'parameters', 'layers', 'heads', 'prefix tokens')
 
 
-def summary(distiller: ViTDistiller) -> str:
-    """Teacher, student and losses of a distiller, as a plain-text table."""
-    table = Table(title='Distillation', title_justify='left')
-    for heading in ('', 'class', 'parameters', 'layers', 'heads', 'prefix tokens'):
-        table.add_column(
-            heading, justify='right' if heading in ('parameters', 'layers') else 'left'
-        )
-    for role, model in (('teacher', distiller.teacher), ('student', distiller.student)):
-        table.add_row(role, *_model_row(model))
-    table.add_section()
-    for name, loss in distiller.losses.items():
-        table.add_row(f'loss_{name}', type(loss).__name__, _count(loss))
-        table.add_row('', f'[dim]{loss.extra_repr()}[/dim]')
-        if name in distiller.schedules.schedules:
-            table.add_row('', f'[dim]schedule: {distiller.schedules.schedules[name]}[/dim]')
-    console = Console(width=100, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return f'\n{captured.get()}'
+def summary(distillation: Distillation, notes: Sequence[str] = ()) -> str:
+    """Teacher, student and losses, as a plain-text table.
+
+    Args:
+        distillation: What is summed up.
+        notes: Lines that a host adds, such as where weights come from.
+    """
+    teacher, student = distillation.teacher.model, distillation.student_bank.anatomy.model
+    rows = [_HEADINGS, ('teacher', *_model_row(teacher)), ('student', *_model_row(student))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    for name, loss in distillation.losses.items():
+        lines.append(f'{name}: {type(loss).__name__}({loss.extra_repr()})')
+        if parameters := _count(loss):
+            lines.append(f'    {parameters:,} parameters')
+        if name in distillation.schedules.schedules:
+            lines.append(f'    schedule: {distillation.schedules.schedules[name]}')
+    return '\n'.join(['Distillation', *(f'  {line}' for line in [*lines, *notes])])
 
 
 def _model_row(model: nn.Module) -> tuple[str, ...]:
     # ImageClassifier calls it backbone; TimmClassifier and HuggingFaceClassifier, model.
-    inner = getattr(model, 'backbone', getattr(model, 'model', model))
-    name = f'{type(model).__name__}({type(inner).__name__})'
+    inner = getattr(model, 'backbone', getattr(model, 'model', None))
+    name = type(model).__name__ + (f'({type(inner).__name__})' if inner is not None else '')
+    count = f'{_count(model):,}'
     try:
         anatomy = Anatomy(model)
         heads = ', '.join(map(str, sorted(set(anatomy.heads))))
-        return name, _count(model), str(anatomy.depth), heads, _prefix_of(anatomy)
+        return name, count, str(anatomy.depth), heads, _prefix_of(anatomy)
     except UnsupportedAttention:
-        return name, _count(model), '-', '-', '-'
+        return name, count, '-', '-', '-'
 
 
 def _prefix_of(anatomy: Anatomy) -> str:
@@ -55,5 +56,5 @@ def _prefix_of(anatomy: Anatomy) -> str:
         return '-'
 
 
-def _count(model: nn.Module) -> str:
-    return f'{sum(p.numel() for p in model.parameters()):,}'
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shd_vit.pairing import ModelOutput
 from shd_vit.taps import TapBank
@@ -16,47 +20,28 @@ class FrozenTeacher:
     never reach it, and copies of the student (EMA) share it instead of copying it.
 
     Args:
-        model: The classifier; ``model(images)`` gives logits.
-        bank: Taps on ``model``.
-        renormalise: From the images as the student sees them to the teacher's own normalisation:
-            (factor, offset), each (3, 1, 1). None if both expect the same.
+        model: The model.
+        bank: Taps on it.
     """
 
-    def __init__(
-        self, model: nn.Module, bank: TapBank, renormalise: tuple[Tensor, Tensor] | None = None
-    ) -> None:
-        self.model = model.requires_grad_(False)
-        self.model.eval()
+    def __init__(self, model: nn.Module, bank: TapBank) -> None:
+        self.model = model.requires_grad_(False).eval()
         self.bank = bank
-        self.renormalise = renormalise
-        self.is_ready = False
 
     @torch.no_grad()  # not inference_mode: its tensors cannot take part in the student's backward
-    def __call__(self, images: Tensor) -> ModelOutput:
-        """Logits and taps for images (B, 3, h, w) that are normalised for the student."""
-        if not self.is_ready:
-            raise RuntimeError(
-                "the teacher has no weights yet: call the distiller's init_weights()"
-            )
-        if self.renormalise is not None:
-            factor, offset = (t.to(images.device, images.dtype) for t in self.renormalise)
-            images = images * factor + offset
-        return ModelOutput.of(self.model, self.bank, images)
+    def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelOutput:
+        """What a call, which runs the model and gives its logits, leaves for the losses."""
+        with self._own_precision():
+            return ModelOutput.of(self.bank, call, *args, **kwargs)
+
+    def _own_precision(self) -> torch.autocast | nullcontext:
+        """Autocast off for a model in half precision of another type, whose range may be larger."""
+        weight = next(self.model.parameters(), None)
+        if weight is None or weight.dtype.itemsize != 2:
+            return nullcontext()
+        device = weight.device.type
+        is_own = torch.get_autocast_dtype(device) == weight.dtype
+        return nullcontext() if is_own else torch.autocast(device, enabled=False)
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacher:
         return self
-
-
-def renormalisation(student: dict, teacher: dict) -> tuple[Tensor, Tensor] | None:
-    """(factor, offset) from the student's mean and std to the teacher's; None if they are equal."""
-    mean_s, std_s, mean_t, std_t = (
-        torch.tensor(cfg.get(key, default), dtype=torch.float64).view(-1, 1, 1)
-        for cfg in (student, teacher)
-        for key, default in (('mean', [0.0]), ('std', [1.0]))
-    )
-    factor, offset = std_s / std_t, (mean_s - mean_t) / std_t
-    if torch.allclose(factor, torch.ones_like(factor)) and torch.allclose(
-        offset, torch.zeros_like(offset)
-    ):
-        return None
-    return factor, offset

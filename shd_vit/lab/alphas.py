@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from shd_vit.distillation.teacher import FrozenTeacher
+from shd_vit.distillation import FrozenTeacher
 from shd_vit.errors import ConfigError
 from shd_vit.lab.maps import squeeze_tap
 from shd_vit.lab.merging import merged_heads
@@ -19,7 +19,7 @@ Alphas = dict[int, dict[str, np.ndarray]]
 
 
 def collect_alphas(
-    teacher: FrozenTeacher,
+    distiller: Any,
     batches: Iterable[Tensor],
     num_heads: int,
     temperature: float,
@@ -28,7 +28,7 @@ def collect_alphas(
     """Raw alphas of every teacher layer that has more than ``num_heads`` heads.
 
     Args:
-        teacher: Its own bank is not used: all layers are recorded.
+        distiller: Its teacher is looked at, all layers of it.
         batches: Images (B, C, h, w), normalised for the student.
         num_heads: Heads to leave.
         temperature: T_a of the maps.
@@ -41,7 +41,7 @@ def collect_alphas(
     Raises:
         ConfigError: If no layer has heads to merge.
     """
-    bank = TapBank(teacher.model, role='teacher')
+    bank = TapBank(distiller.teacher, role='teacher')
     heads = dict(zip(bank.layers, bank.anatomy.heads, strict=True))
     if not 1 <= num_heads < max(heads.values()):
         bank.close()
@@ -49,15 +49,14 @@ def collect_alphas(
             f'--heads {num_heads} leaves nothing to merge: the teacher has {max(heads.values())} '
             'heads, so 1 to one fewer are allowed'
         )
-    teacher = FrozenTeacher(teacher.model, bank, teacher.renormalise)
-    teacher.is_ready = True
+    teacher = FrozenTeacher(distiller.teacher, bank)
     passes = {layer: merged_heads(heads[layer], num_heads)[0] for layer in heads}
     parts: dict[Any, dict[str, list]] = {
         layer: {m.name: [] for made in ps for m in made} for layer, ps in passes.items()
     }
     try:
         for images in batches:
-            for layer, tap in teacher(images).attention.items():
+            for layer, tap in teacher(distiller.call_teacher, images).attention.items():
                 raws = squeeze_tap(tokens.of(tap), num_heads, temperature).raw_alphas
                 for made, raw in zip(passes[layer], raws, strict=True):
                     for merge, values in zip(made, raw.T, strict=True):

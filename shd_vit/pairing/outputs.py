@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from shd_vit.taps import AttentionTap, TapBank, TokenTap
 
 
 class Needs(NamedTuple):
-    """What a loss reads from one model, besides its logits.
+    """What a loss reads from one model.
 
     Attributes:
         attention: Numbers of attention layers, from 1.
         tokens: Block numbers, from 1, or 'final'.
+        logits: Whether it reads the logits.
     """
 
     attention: tuple[int, ...] = ()
     tokens: tuple[int | str, ...] = ()
+    logits: bool = False
 
 
 class ModelOutput(NamedTuple):
     """What a forward pass left for the losses.
 
     Attributes:
-        logits: (B, classes).
+        logits: (R, C), a row a prediction; whatever the model gave where no loss reads it.
         attention: Taps by layer number.
         tokens: Block outputs by block number or 'final'.
     """
@@ -35,9 +38,14 @@ class ModelOutput(NamedTuple):
     tokens: dict[int | str, TokenTap]
 
     @classmethod
-    def of(cls, model: nn.Module, bank: TapBank, images: Tensor) -> ModelOutput:
-        """Run a classifier on images (B, C, h, w) with its bank recording."""
+    def of(cls, bank: TapBank, call: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelOutput:
+        """Run a model, by a call that gives its logits, with its bank recording."""
         with bank.record():
-            logits = model(images)
+            logits = call(*args, **kwargs)
+        return cls.recorded(bank, logits)
+
+    @classmethod
+    def recorded(cls, bank: TapBank, logits: Any) -> ModelOutput:
+        """What a bank has recorded, and the logits of the same forward pass."""
         attention, tokens = bank.collect()
         return cls(logits, dict(zip(bank.layers, attention, strict=True)), tokens)

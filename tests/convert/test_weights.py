@@ -71,7 +71,7 @@ def test_class_head_alone_of_a_distilled_deit(tmp_path):
 
 def captured(model, images):
     bank = TapBank(model)
-    return bank, ModelOutput.of(model, bank, images)
+    return bank, ModelOutput.of(bank, model, images)
 
 
 def same_taps_and_loss(students, teachers, images):

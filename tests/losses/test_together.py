@@ -14,7 +14,6 @@ from torch.testing import assert_close
 
 import shd_vit
 from shd_vit.errors import ConfigError
-from shd_vit.losses import ModelOutput
 from shd_vit.taps import Anatomy
 
 NAMES = ('FeatureProjectorLoss', 'SelfCorrelationLoss', 'VkDLoss', 'AttentionTransferLoss')
@@ -89,8 +88,8 @@ def test_training_in_bfloat16_brings_each_loss_down(name):
 def test_through_torch_compile(monkeypatch):
     model = distiller()
     images, _ = batch()
-    student = ModelOutput.of(model.student, model.student_bank, images)
-    teacher = model._teacher(images)
+    student = model.distillation.record_student(model.student, images)
+    teacher = model.teacher_output(images)
     monkeypatch.delenv('TORCHDYNAMO_DISABLE')  # as the suite sets it
     torch._dynamo.reset()
     counters.clear()
@@ -108,7 +107,7 @@ def test_state_dict_round_trip_and_deepcopy():
     model.train_step(dict(inputs=list(images), data_samples=samples), wrapper)
     loaded = distiller()
     loaded.load_state_dict(model.state_dict())
-    loaded._teacher = model._teacher
+    loaded.distillation.teacher = model.distillation.teacher
     copied = copy.deepcopy(model)
     expected = model(images, samples, mode='loss')
     for other in (loaded, copied):

@@ -114,7 +114,7 @@ def test_alphas_are_those_of_the_literal_loops(heads, pairs, temperature):
         attn.proj.weight.data[:, D : 2 * D] = -attn.proj.weight.data[:, :D] / 2
     images = torch.randn(3, 3, 32, 32)
 
-    alphas = collect_alphas(distiller._teacher, images.split(2), 3, temperature)
+    alphas = collect_alphas(distiller, images.split(2), 3, temperature)
     renormalised = (images - torch.tensor(own['mean']).view(3, 1, 1)) / torch.tensor(
         own['std']
     ).view(3, 1, 1)
@@ -148,7 +148,7 @@ def test_summary_by_hand():
 def test_nothing_to_merge_is_refused(heads):
     distiller = build_distiller(losses={})
     with pytest.raises(ConfigError, match=f'--heads {heads} leaves nothing.*has 6 heads'):
-        collect_alphas(distiller._teacher, [], heads, 1.0)
+        collect_alphas(distiller, [], heads, 1.0)
 
 
 # --- Images -----------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_maps_and_their_kl():
     with student_bank.record():
         distiller.student(image)
     student = student_bank.collect().attention[1]
-    teacher = distiller._teacher(image).attention[2]
+    teacher = distiller.teacher_output(image).attention[2]
     maps = layer_maps((2, 2), teacher, {'it': student}, 3, temperature=1.5)
 
     own = {}

@@ -55,7 +55,7 @@ def main() -> None:
     preprocessor = distiller.data_preprocessor
     batches = image_batches(cfg, args.split, args.images, args.batch, preprocessor)
     tokens = loss.alignment.teacher
-    alphas = collect_alphas(distiller._teacher, batches, heads, temperature, tokens)
+    alphas = collect_alphas(distiller, batches, heads, temperature, tokens)
 
     rows = [
         dict(layer=layer, pair=pair, images=len(values), **summarise(values))
@@ -65,7 +65,7 @@ def main() -> None:
     everything = np.concatenate([v for pairs in alphas.values() for v in pairs.values()])
     results = dict(
         config=args.config,
-        checkpoint=distiller._checkpoints[1] if not args.checkpoint else args.checkpoint,
+        checkpoint=distiller.teacher_checkpoint if not args.checkpoint else args.checkpoint,
         split=args.split,
         heads=heads,
         temperature=temperature,

@@ -55,7 +55,7 @@ def main() -> None:
     inputs = distiller.data_preprocessor(dict(inputs=[image]))['inputs']
 
     kept = loss.alignment
-    teacher = distiller._teacher(inputs).attention
+    teacher = distiller.teacher_output(inputs).attention
     recorded = {name: _record(distiller, file, inputs) for name, file in students.items()}
     prefix = kept.prefix
     if prefix is None and query is not None:  # their number may be known where names are not
@@ -143,7 +143,7 @@ def _record(distiller: ViTDistiller, file: str, inputs: Tensor) -> dict[int, Att
     initial = copy.deepcopy(student.state_dict())
     if file != 'init':
         load_weights(student, file)
-    taps = ModelOutput.of(student, distiller.student_bank, inputs).attention
+    taps = ModelOutput.of(distiller.distillation.student_bank, student, inputs).attention
     student.load_state_dict(initial)
     return taps
 

@@ -297,8 +297,8 @@ def sharpen(model: nn.Module) -> None:
 
 def shd_loss(distiller: ViTDistiller, images: Tensor) -> tuple[Tensor, ModelOutput]:
     """The loss, and what was recorded of the student."""
-    student = ModelOutput.of(distiller.student, distiller.student_bank, images)
-    return distiller.losses['shd'](student, distiller._teacher(images), None), student
+    student = distiller.distillation.record_student(distiller.student, images)
+    return distiller.losses['shd'](student, distiller.teacher_output(images), None), student
 
 
 def descend(distiller: ViTDistiller, images: Tensor) -> tuple[float, bool]:

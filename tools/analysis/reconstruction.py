@@ -14,12 +14,13 @@ import argparse
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rich.progress import track
 
-from shd_vit.distillation.teacher import FrozenTeacher
+from shd_vit.distillation import FrozenTeacher
 from shd_vit.errors import ConfigError
 from shd_vit.functional import attention_maps
 from shd_vit.hosts.mmpretrain.cli import run_tool
@@ -33,6 +34,7 @@ from shd_vit.lab import (
 from shd_vit.lab.figures import COLORS, check_output, pyplot
 from shd_vit.lab.reconstruction import constrained_maps, squared_errors, unconstrained_maps
 from shd_vit.merging import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.pairing import ModelOutput
 from shd_vit.taps import AttentionTap, TapBank
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -42,6 +44,7 @@ STRATEGIES = ('hard', 'constant', 'head_matching', 'linear', 'simplex')
 BEST = ('best map', 'best matrix')
 DRAWS = 10  # of hard selection: their mean
 
+Teacher = Callable[[torch.Tensor], ModelOutput]
 Losses = dict[tuple[str, int], torch.Tensor]  # by strategy and layer: sums of error and of norm
 
 
@@ -54,8 +57,11 @@ def main() -> None:
     cfg = distiller_config(args)
     distiller = load_distiller(cfg, args.checkpoint)
     bank = TapBank(distiller.teacher, role='teacher')
-    teacher = FrozenTeacher(distiller.teacher, bank, distiller._teacher.renormalise)
-    teacher.is_ready = True
+    frozen = FrozenTeacher(distiller.teacher, bank)
+
+    def teacher(images: torch.Tensor) -> ModelOutput:
+        return frozen(distiller.call_teacher, images)
+
     heads = args.heads or student_heads(distiller)
     strategies = make_strategies(bank, heads)
 
@@ -103,7 +109,7 @@ def make_strategies(bank: TapBank, heads: int) -> dict[str, list[MergingStrategy
     return strategies
 
 
-def observe(strategies: dict[str, list[MergingStrategy]], teacher: FrozenTeacher, batches) -> None:
+def observe(strategies: dict[str, list[MergingStrategy]], teacher: Teacher, batches) -> None:
     """Show images to the strategies that ask for them."""
     for members in strategies.values():
         for strategy in members:
@@ -116,7 +122,7 @@ def observe(strategies: dict[str, list[MergingStrategy]], teacher: FrozenTeacher
 
 @torch.no_grad()
 def measure(
-    teacher: FrozenTeacher,
+    teacher: Teacher,
     images: torch.Tensor,
     strategies: dict[str, list[MergingStrategy]],
     heads: int,

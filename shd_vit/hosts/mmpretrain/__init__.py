@@ -4,8 +4,8 @@ from shd_vit.hosts.mmpretrain.checkpoint import load_weights, safe_load, student
 from shd_vit.hosts.mmpretrain.hooks import (
     ChannelOrderHook,
     EpochSeedHook,
-    ObservationHook,
     PlainCheckpointHook,
+    SettleHook,
 )
 from shd_vit.hosts.mmpretrain.loss_monitor import LossMonitorHook
 from shd_vit.hosts.mmpretrain.optim import BFloat16OptimWrapper
@@ -19,8 +19,8 @@ __all__ = [
     'EpochSeedHook',
     'LossMonitorHook',
     'LossScheduleHook',
-    'ObservationHook',
     'PlainCheckpointHook',
+    'SettleHook',
     'load_weights',
     'safe_load',
     'student_weights',

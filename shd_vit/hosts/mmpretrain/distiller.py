@@ -1,4 +1,4 @@
-"""ViTDistiller: the order of events in a training step."""
+"""ViTDistiller: a distillation step as mmengine's runner takes it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmpretrain.models import build_classifier
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from shd_vit.distillation import bind_losses, settle_losses
-from shd_vit.distillation.schedule import LossSchedule, LossSchedules, read_schedule
-from shd_vit.distillation.summary import summary
-from shd_vit.distillation.teacher import FrozenTeacher, renormalisation
-from shd_vit.errors import ConfigError, NonFiniteLoss
-from shd_vit.hosts.mmpretrain.checkpoint import load_weights
+from shd_vit.distillation import (
+    Distillation,
+    LossSchedule,
+    read_schedule,
+    refuse_non_finite,
+    summary,
+)
+from shd_vit.errors import ConfigError
+from shd_vit.hosts.images import TeacherImages
 from shd_vit.hosts.mmpretrain.model_config import MISSING, ModelConfig, read_model_config
+from shd_vit.hosts.mmpretrain.weights import initialise, normalisations, refuse_random_head
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
 
@@ -36,15 +41,20 @@ class ViTDistiller(BaseModel):
             an optional ``checkpoint`` to start from. ``ImageClassifier``, ``TimmClassifier`` or
             ``HuggingFaceClassifier``.
         teacher: The same. Its ``checkpoint`` (local path or URL) must be written out, if only as
-            None.
+            None. ``image_size`` (pixels, or (height, width)) resizes the batch for it, and
+            ``dtype='bfloat16'`` or ``'float16'`` halves its memory.
         losses: Distillation losses by name: ``dict(shd=dict(type='SHDLoss', beta=1.0), ...)``. A
             loss is logged as ``loss_<name>``, the student's own as ``loss_cls``. Each may have a
             ``schedule=dict(warm_up=..., stop=...)`` of its weight, see :class:`LossSchedule`.
         train_cfg: ``dict(augments=[...])``, mmpretrain's batch augmentations, applied once for
             both models.
-        data_preprocessor: mmpretrain's; the student's normalisation. The teacher's images are
-            renormalised if its config states another.
+        data_preprocessor: mmpretrain's; the student's normalisation and order of channels. The
+            teacher's images are changed to those that its config, or its library, states.
         init_cfg: As in mmengine.
+
+    Attributes:
+        distillation: The losses, the taps on both models, and the order of events.
+        teacher_images: From a batch for the student to the teacher's.
 
     Raises:
         ConfigError: If a field cannot work.
@@ -76,36 +86,43 @@ class ViTDistiller(BaseModel):
         teacher_cfg.model.pop('train_cfg', None)
         self.student = build_classifier(student_cfg.model)
         teacher_model = build_classifier(teacher_cfg.model)
+        if teacher_cfg.dtype is not None:
+            teacher_model.to(teacher_cfg.dtype)
+        _refuse_own_loss(self.student)
         built = {name: _build_loss(name, cfg) for name, cfg in losses.items()}
-        self.losses: Any = nn.ModuleDict(built)
-        self.schedules = LossSchedules(_read_schedules(losses))
+        self.distillation = Distillation(built, self.student, teacher_model, _schedules(losses))
+        self.losses = self.distillation.losses
+        self.schedules = self.distillation.schedules
+        self._refuse_other_logits(teacher_cfg)
 
-        self.student_bank, teacher_bank = bind_losses(built, self.student, teacher_model)
-        self._teacher = FrozenTeacher(
-            teacher_model,
-            teacher_bank,
-            renormalisation(preprocessor, teacher_cfg.data_preprocessor or preprocessor),
+        self.teacher_images = TeacherImages(
+            *normalisations(preprocessor, teacher_cfg, teacher_model), teacher_cfg.image_size
         )
-        self._checkpoints = student_cfg.checkpoint, teacher_cfg.checkpoint
+        self.teacher_images.check(self.student, teacher_model)
+        self._configs = student_cfg, teacher_cfg
+        self._has_weights = False
         self._register_state_dict_hook(_save_student_as_alone)
 
     @property
     def teacher(self) -> Any:
         """The frozen teacher. Not a submodule."""
-        return self._teacher.model
+        return self.distillation.teacher.model
+
+    @property
+    def teacher_checkpoint(self) -> str | None:
+        """Where the teacher's weights are loaded from."""
+        return self._configs[1].checkpoint
 
     def init_weights(self) -> None:
         """Initialise the student, load both checkpoints, and log what learns from what."""
-        student_checkpoint, teacher_checkpoint = self._checkpoints
-        self.student.init_weights()
-        if student_checkpoint not in (MISSING, None):
-            load_weights(self.student, student_checkpoint)
-        if teacher_checkpoint is None:
-            self.teacher.init_weights()
-        else:
-            load_weights(self.teacher, teacher_checkpoint)
-        self._teacher.is_ready = True
-        print_log(summary(self), logger='current')
+        student_cfg, teacher_cfg = self._configs
+        notes = [
+            f'student weights: {initialise(self.student, student_cfg)}',
+            f'teacher weights: {initialise(self.teacher, teacher_cfg)}',
+            f'teacher images: {self.teacher_images}',
+        ]
+        self._has_weights = True
+        print_log(summary(self.distillation, notes), logger='current')
 
     def train(self, mode: bool = True) -> ViTDistiller:
         super().train(mode)
@@ -132,27 +149,28 @@ class ViTDistiller(BaseModel):
             inputs: (B, 3, h, w), normalised for the student.
             data_samples: With labels, or scores where images were mixed.
         """
-        self.schedules.check_is_set()
-        student = ModelOutput.of(self.student, self.student_bank, inputs)
-        is_over = {name: self.schedules.is_over(name) for name in self.losses}
-        teacher = None if all(is_over.values()) else self._teacher(inputs)
-        if 'gt_score' in data_samples[0]:
-            target = torch.stack([sample.gt_score for sample in data_samples])
-        else:
-            target = torch.cat([sample.gt_label for sample in data_samples])
-
+        taught = self.distillation.record_teacher(self.call_teacher, inputs)
+        learned = self.distillation.record_student(self.student, inputs)
         # The student's own loss, from the logits at hand: ImageClassifier keeps it in its head.
         owner = getattr(self.student, 'head', self.student)
-        losses = owner._get_loss(student.logits, data_samples)
+        losses = owner._get_loss(learned.logits, data_samples)
         losses['loss_cls'] = losses.pop('loss')
-        for name, loss in self.losses.items():
-            if is_over[name]:
-                losses[f'loss_{name}'] = _zero(loss, student.logits)
-            else:
-                losses[f'loss_{name}'] = self.schedules(name, loss(student, teacher, target))
-        return losses
+        terms = self.distillation.terms(learned, taught, _target(data_samples))
+        return losses | {f'loss_{name}': term for name, term in terms.items()}
 
-    def show_to_losses(self, batches: Iterable[dict]) -> None:
+    def call_teacher(self, inputs: Tensor) -> Any:
+        """The teacher's logits of a batch for the student."""
+        if not self._has_weights:
+            raise RuntimeError(
+                "the teacher has no weights yet: call the distiller's init_weights()"
+            )
+        return self.teacher(self.teacher_images(inputs, self.teacher))
+
+    def teacher_output(self, inputs: Tensor) -> ModelOutput:
+        """What the teacher leaves for the losses, of a batch for the student."""
+        return self.distillation.teacher(self.call_teacher, inputs)
+
+    def settle(self, batches: Iterable[dict]) -> None:
         """Let the losses that ask for it see the teacher on images, before training.
 
         Args:
@@ -160,7 +178,7 @@ class ViTDistiller(BaseModel):
         """
         # Not augmented: mixed images are nothing that attention should be matched on.
         images = (self.data_preprocessor(batch, training=False)['inputs'] for batch in batches)
-        settle_losses(self.losses, map(self._teacher, images))
+        self.distillation.settle(map(self.teacher_output, images))
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses.
@@ -169,14 +187,27 @@ class ViTDistiller(BaseModel):
             NonFiniteLoss: Before the optimiser steps, naming the losses that are not finite.
         """
         total, log_vars = super().parse_losses(losses)
-        if not torch.isfinite(total):
-            bad = {k: v.item() for k, v in log_vars.items() if k != 'loss' and not v.isfinite()}
-            named = ', '.join(f'{name}={value}' for name, value in bad.items())
-            raise NonFiniteLoss(
-                f'{named or "the sum of losses"} is not finite; the step was not taken. Lower '
-                'optim_wrapper.optimizer.lr or the weight of that loss, or clip gradients'
-            )
+        refuse_non_finite(total, {k: v for k, v in log_vars.items() if k != 'loss'})
         return total, log_vars
+
+    def _refuse_other_logits(self, teacher_cfg: ModelConfig) -> None:
+        """Refuse logits that a loss would misread: sigmoids, or a teacher's random classifier."""
+        name = next(iter(self.distillation.logit_losses), None)
+        if name is None:
+            return
+        if isinstance(getattr(self.student, 'head', None), MultiLabelClsHead):
+            raise ConfigError(
+                f'model.losses.{name} compares softmaxes over classes, but '
+                f'{type(self.student.head).__name__} of the student gives every class a sigmoid'
+            )
+        refuse_random_head(self.teacher, teacher_cfg, f'model.losses.{name}')
+
+
+def _target(data_samples: list[DataSample]) -> Tensor:
+    """Labels (B,), or scores (B, classes) where images were mixed."""
+    if 'gt_score' in data_samples[0]:
+        return torch.stack([sample.gt_score for sample in data_samples])
+    return torch.cat([sample.gt_label for sample in data_samples])
 
 
 def _build_loss(name: str, cfg: dict) -> DistillationLoss:
@@ -188,19 +219,13 @@ def _build_loss(name: str, cfg: dict) -> DistillationLoss:
     return MODELS.build({key: value for key, value in cfg.items() if key != 'schedule'})
 
 
-def _read_schedules(losses: dict[str, dict]) -> dict[str, LossSchedule]:
+def _schedules(losses: dict[str, dict]) -> dict[str, LossSchedule]:
     schedules = {name: cfg.get('schedule') for name, cfg in losses.items()}
     return {
         name: read_schedule(cfg, f'model.losses.{name}.schedule')
         for name, cfg in schedules.items()
         if cfg is not None
     }
-
-
-def _zero(loss: DistillationLoss, like: Tensor) -> Tensor:
-    """0, of which the loss's parameters have the gradient 0: DDP waits for every gradient."""
-    nothing = [parameter.flatten()[:0].sum() for parameter in loss.parameters()]
-    return sum(nothing, start=like.new_zeros((), dtype=torch.float32))
 
 
 def _is_loss(cls: object) -> bool:
@@ -212,6 +237,16 @@ def _refuse_dropped_augments(student: ModelConfig) -> None:
         raise ConfigError(
             'model.student.train_cfg.augments would never be applied: batches are mixed once, for '
             'student and teacher. Move it to model.train_cfg and set model.student.train_cfg=None'
+        )
+
+
+def _refuse_own_loss(student: nn.Module) -> None:
+    """Refuse a head whose loss is not one of its logits (ArcFace's margin needs the label)."""
+    head = getattr(student, 'head', None)
+    if head is not None and type(head).loss not in (ClsHead.loss, MultiLabelClsHead.loss):
+        raise ConfigError(
+            f'model.student.head {type(head).__name__} computes its loss from features, which a '
+            'distiller does not hand to it: use a head that has the loss() of ClsHead'
         )
 
 

@@ -78,6 +78,9 @@ class ChannelOrderHook(Hook):
         model = unwrapped(runner.model)
         to_rgb = getattr(getattr(model, 'data_preprocessor', None), 'to_rgb', None)
         order = getattr(loader, 'channel_order', None)  # torch's DataLoader does not say
+        if order == 'rgb' and hasattr(model, 'teacher_images'):
+            # The student's to_rgb=False then says nothing of the order that the teacher sees.
+            model.teacher_images.keep_channels()
         if order in ('rgb', 'bgr') and to_rgb is not None and to_rgb != (order == 'bgr'):
             raise ConfigError(
                 f'{name}.channel_order={order!r}, but data_preprocessor.to_rgb={to_rgb} expects '
@@ -86,7 +89,7 @@ class ChannelOrderHook(Hook):
 
 
 @HOOKS.register_module()
-class ObservationHook(Hook):
+class SettleHook(Hook):
     """Shows losses that ask for it the training images once, before training.
 
     After a resumed checkpoint was loaded, in which such a loss is settled.
@@ -98,7 +101,7 @@ class ObservationHook(Hook):
             label = 'Losses see the training images, before training'
             runner.logger.info(label)
             quiet = get_rank() != 0
-            model.show_to_losses(track(runner.train_dataloader, label, disable=quiet))
+            model.settle(track(runner.train_dataloader, label, disable=quiet))
 
 
 def unwrapped(model: nn.Module) -> Any:

@@ -6,6 +6,7 @@ import copy
 import os
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.config import Config, ConfigDict
 
 from shd_vit.errors import ConfigError
@@ -20,11 +21,15 @@ class ModelConfig(NamedTuple):
         model: What the registry builds the classifier from.
         data_preprocessor: The one that the classifier was made for, or None if not stated.
         checkpoint: Local path or URL; None if the user wrote None, MISSING if nothing.
+        image_size: That a teacher's images are resized to, or None.
+        dtype: Of a teacher's weights, or None.
     """
 
     model: ConfigDict
     data_preprocessor: ConfigDict | None
     checkpoint: Any
+    image_size: Any = None
+    dtype: torch.dtype | None = None
 
 
 def read_model_config(cfg: str | dict, field: str) -> ModelConfig:
@@ -33,7 +38,7 @@ def read_model_config(cfg: str | dict, field: str) -> ModelConfig:
     Args:
         cfg: A classifier's dict with ``type``; a config path, local or ``mmpretrain::...``; or a
             dict with ``config`` (such a path or dict), whose other keys are merged over that
-            config's model. Both dicts may hold ``checkpoint``.
+            config's model. Both dicts may hold ``checkpoint``, ``image_size`` and ``dtype``.
         field: How errors name it.
 
     Raises:
@@ -41,6 +46,7 @@ def read_model_config(cfg: str | dict, field: str) -> ModelConfig:
     """
     cfg = {'config': cfg} if isinstance(cfg, str) else copy.deepcopy(dict(cfg))
     checkpoint = cfg.pop('checkpoint', MISSING)
+    options = cfg.pop('image_size', None), _dtype(cfg.pop('dtype', None), f'{field}.dtype')
     source = cfg.pop('config', None)
     if isinstance(source, str):
         whole = plain_classifier(_load(source, f'{field}.config'))
@@ -60,7 +66,7 @@ def read_model_config(cfg: str | dict, field: str) -> ModelConfig:
         )
     # One preprocessor serves both models; what a classifier was made for is only compared.
     preprocessor = model.pop('data_preprocessor', None) or preprocessor
-    return ModelConfig(model, preprocessor and ConfigDict(preprocessor), checkpoint)
+    return ModelConfig(model, preprocessor and ConfigDict(preprocessor), checkpoint, *options)
 
 
 def plain_classifier(cfg: Config) -> Config:
@@ -77,6 +83,14 @@ def plain_classifier(cfg: Config) -> Config:
     )
     cfg.model = student.model
     return cfg
+
+
+def _dtype(value: Any, field: str) -> torch.dtype | None:
+    if value is None or isinstance(value, torch.dtype):
+        return value
+    if value not in ('float32', 'bfloat16', 'float16'):
+        raise ConfigError(f"{field}={value!r} must be 'float32', 'bfloat16' or 'float16'")
+    return getattr(torch, value)
 
 
 def _load(path: str, field: str) -> Config:

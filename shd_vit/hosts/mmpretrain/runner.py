@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.dist import broadcast, is_distributed, is_main_process
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
@@ -24,13 +24,14 @@ from shd_vit.hosts.mmpretrain.data_loaders import DATA_LOADERS
 from shd_vit.hosts.mmpretrain.hooks import (
     ChannelOrderHook,
     EpochSeedHook,
-    ObservationHook,
     PlainCheckpointHook,
+    SettleHook,
     unwrapped,
 )
 from shd_vit.hosts.mmpretrain.launch import init_gloo
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
 from shd_vit.hosts.mmpretrain.schedule_hook import LossScheduleHook
+from shd_vit.hosts.mmpretrain.weights import has_weights
 
 
 @RUNNERS.register_module()
@@ -69,8 +70,17 @@ class DistillRunner(Runner):
         self.register_hook(EpochSeedHook())
         self.register_hook(PlainCheckpointHook())
         self.register_hook(ChannelOrderHook())
-        self.register_hook(ObservationHook())
+        self.register_hook(SettleHook())
         self.register_hook(LossScheduleHook())
+
+    def _init_model_weights(self) -> None:
+        model = unwrapped(self.model)
+        if not has_weights(model):
+            super()._init_model_weights()
+            return
+        self.logger.info(f'{type(model).__name__} keeps the weights that its library gave it')
+        for tensor in model.state_dict().values():
+            broadcast(tensor)
 
     def build_optim_wrapper(self, optim_wrapper) -> OptimWrapper:
         wrapper = super().build_optim_wrapper(optim_wrapper)

@@ -13,36 +13,28 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shd_vit.distillation import bind_losses, settle_losses
+from shd_vit.distillation import (
+    Distillation,
+    Trainable,
+    read_schedule,
+    refuse_non_finite,
+    summary,
+)
+from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError
-from shd_vit.losses import DistillationLoss, NKDLoss, SHDLoss, ViTKDLoss
+from shd_vit.hosts.images import Normalisation, TeacherImages
+from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
+from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
-from shd_vit.taps import Anatomy, TapBank
 
 _logger = logging.getLogger(__name__)
 
-_FLAGS: dict[str, type[DistillationLoss]] = dict(shd=SHDLoss, vitkd=ViTKDLoss, nkd=NKDLoss)
 
-
-class SHDTrainableModule(nn.Module):
-    """A student and its distillation losses: all that is trained, in one forward for DDP.
-
-    Args:
-        student: The model to train.
-        losses: By name, bound to the student and its teacher.
-        bank: Taps on the student.
-    """
-
-    def __init__(
-        self, student: nn.Module, losses: Mapping[str, DistillationLoss], bank: TapBank
-    ) -> None:
-        super().__init__()
-        self.student = student
-        self.losses = nn.ModuleDict(losses)
-        self.bank = bank
+class SHDTrainableModule(Trainable):
+    """A student and its distillation losses, with what timm's optimisers ask of a model."""
 
     def no_weight_decay(self) -> set[str]:
-        """The student's own list, as timm's optimiser factory asks for it."""
+        """Names of the student's own list, as timm's optimiser factory asks for it."""
         names: set[str] = getattr(unwrap_model(self.student), 'no_weight_decay', set)()
         return {f'student.{name}' for name in names}
 
@@ -54,20 +46,6 @@ class SHDTrainableModule(nn.Module):
         layers = group_parameters(student, student.group_matcher(coarse=coarse), reverse=True)
         last = max(layers.values(), default=0)
         return lambda name: layers.get(name.removeprefix('student.'), last)
-
-    def forward(
-        self, input: Tensor, teacher: ModelOutput, target: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The student's logits (B, classes), and each loss, weighted.
-
-        Args:
-            input: Images (B, C, h, w), normalised for the student.
-            teacher: What the teacher makes of the same images.
-            target: (B,) class indices or (B, classes) mixed scores.
-        """
-        student = ModelOutput.of(self.student, self.bank, input)
-        losses = self.losses.items()
-        return student.logits, {name: loss(student, teacher, target) for name, loss in losses}
 
 
 class SHDDistillationTask(TrainingTask):
@@ -94,10 +72,13 @@ class SHDDistillationTask(TrainingTask):
         criterion_kwargs: For that.
         teacher_pretrained_path: The teacher's weights, where it is given by name.
         teacher_pretrained_cfg_overlay: Its pretrained cfg overrides, where it is given by name.
-        shd: Whether to use SHDLoss, or its arguments: ``dict(beta=1.0, temperature=2.0)``.
-        vitkd: The same of ViTKDLoss.
-        nkd: The same of NKDLoss.
+        teacher_image_size: Side, or (height, width), that images are resized to for the teacher.
+        shd: SHDLoss: True or False (or None), or its arguments, ``dict(beta=1.0)``.
+        vitkd: ViTKDLoss, likewise.
+        nkd: NKDLoss, likewise.
         losses: More losses by name, such as ``dict(vkd=VkDLoss())``.
+        schedules: Of weights, by name of the loss: ``dict(shd=dict(warm_up=5, stop=200))``, as
+            :class:`shd_vit.distillation.LossSchedule`; then :meth:`set_epoch` before each step.
         distill_loss_weight: Weight of all distillation losses together.
         task_loss_weight: Weight of the task loss.
         device: Of the task's tensors. Models stay where they are.
@@ -117,10 +98,12 @@ class SHDDistillationTask(TrainingTask):
         criterion_kwargs: dict[str, Any] | None = None,
         teacher_pretrained_path: str | None = None,
         teacher_pretrained_cfg_overlay: dict[str, Any] | None = None,
-        shd: bool | dict[str, Any] = True,
-        vitkd: bool | dict[str, Any] = False,
-        nkd: bool | dict[str, Any] = False,
+        teacher_image_size: int | tuple[int, int] | None = None,
+        shd: bool | dict[str, Any] | None = True,
+        vitkd: bool | dict[str, Any] | None = False,
+        nkd: bool | dict[str, Any] | None = False,
         losses: Mapping[str, DistillationLoss] | None = None,
+        schedules: Mapping[str, dict[str, float]] | None = None,
         distill_loss_weight: float | None = None,
         task_loss_weight: float | None = None,
         device: torch.device | None = None,
@@ -129,11 +112,8 @@ class SHDDistillationTask(TrainingTask):
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         student = unwrap_model(student_model)
-        if getattr(student, 'distilled_training', False):
-            raise ConfigError(
-                'student_model.distilled_training=True gives two logits a class: call '
-                'set_distilled_training(False), or use timm.task.TokenDistillationTask'
-            )
+        _check_student(student)
+        by_name = isinstance(teacher_model, str)
         if not isinstance(teacher_model, DistillationTeacher):
             teacher_model = DistillationTeacher(
                 teacher_model,
@@ -145,6 +125,8 @@ class SHDDistillationTask(TrainingTask):
                 dtype=self.dtype,
             )
         self.teacher = teacher_model.requires_grad_(False).eval()
+        teacher = unwrap_model(self.teacher.model)
+        _check_teacher(teacher)
         self.criterion = resolve_classification_loss(
             criterion, self.device, criterion_kwargs=criterion_kwargs
         )
@@ -153,23 +135,27 @@ class SHDDistillationTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.task_loss_weight = 1.0 if task_loss_weight is None else task_loss_weight
 
-        pair = student, unwrap_model(self.teacher.model)
-        chosen = _choose_losses(dict(shd=shd, vitkd=vitkd, nkd=nkd), losses or {}, *pair)
-        bank, self._teacher_bank = bind_losses(chosen, *pair)
-        for loss in chosen.values():
-            loss.to(self.device, self.dtype)
-        self.trainable_module: nn.Module = SHDTrainableModule(student_model, chosen, bank)
+        chosen = choose_losses(dict(shd=shd, vitkd=vitkd, nkd=nkd), losses or {})
+        planned = {n: read_schedule(cfg, f'schedules.{n}') for n, cfg in (schedules or {}).items()}
+        if unknown := sorted(planned.keys() - chosen.keys()):
+            raise ConfigError(f'schedules.{unknown[0]}: there is no such loss in {sorted(chosen)}')
+        self.distillation = Distillation(chosen, student, teacher, planned)
+        if by_name and self.distillation.logit_losses:
+            refuse_head_without_weights(teacher, self.distillation.logit_losses[0])
+        self.trainable_module: nn.Module = SHDTrainableModule(student_model, self.distillation)
+        self.trainable_module.losses.to(self.device, self.dtype)
+        self.trainable_module.schedules.to(self.device)
 
-        for name in ('mean', 'std'):
-            value = torch.tensor(student.pretrained_cfg[name], device=self.device, dtype=self.dtype)
-            self.register_buffer(f'student_{name}', value.view(1, -1, 1, 1), persistent=False)
+        wanted = [self.teacher.mean_kd.flatten().tolist(), self.teacher.std_kd.flatten().tolist()]
+        given = [student.pretrained_cfg[name] for name in ('mean', 'std')]
+        self.teacher_images = TeacherImages(
+            Normalisation(*given), Normalisation(*wanted), teacher_image_size
+        )
+        self.teacher_images.check(student, teacher)
         if self.verbose:
-            _logger.info(
-                'SHDDistillationTask: task_weight=%s, distill_weight=%s, losses: %s',
-                self.task_loss_weight,
-                self.distill_loss_weight,
-                ', '.join(f'{name}: {loss}' for name, loss in chosen.items()),
-            )
+            weights = f'task x {self.task_loss_weight:g}, distillation x {distill_loss_weight:g}'
+            notes = [f'teacher images: {self.teacher_images}', weights]
+            _logger.info('%s', summary(self.distillation, notes))
 
     def train(self, mode: bool = True) -> SHDDistillationTask:
         """Set the mode of what is trained; the teacher stays in eval mode."""
@@ -177,11 +163,17 @@ class SHDDistillationTask(TrainingTask):
         self.teacher.eval()
         return self
 
-    @torch.no_grad()
-    def see(self, input: Tensor) -> ModelOutput:
-        """What the teacher makes of images (B, C, h, w) that are normalised for the student."""
-        input = self.teacher.normalize_input(input, self.student_mean, self.student_std)
-        return ModelOutput.of(self.teacher, self._teacher_bank, input)
+    def set_epoch(self, epoch: float) -> None:
+        """Set scheduled weights to those of this moment, such as 1.5 in the middle of epoch 2."""
+        self.distillation.schedules.set_epoch(epoch)
+
+    def call_teacher(self, input: Tensor) -> Tensor:
+        """The teacher's logits of images (B, C, h, w) that are normalised for the student."""
+        return self.teacher(self.teacher_images(input, self.teacher))
+
+    def teacher_output(self, input: Tensor) -> ModelOutput:
+        """What the teacher leaves for the losses, of images that are normalised for the student."""
+        return self.distillation.teacher(self.call_teacher, input)
 
     def settle(self, batches: Iterable[Tensor]) -> None:
         """Show training images to the losses that ask for it (SHD's ``head_matching``), once.
@@ -189,8 +181,7 @@ class SHDDistillationTask(TrainingTask):
         Args:
             batches: Images (B, C, h, w), normalised for the student; not touched if no loss asks.
         """
-        losses = unwrap_model(self.trainable_module).losses
-        settle_losses(losses, (self.see(batch.to(self.device)) for batch in batches))
+        self.distillation.settle(self.teacher_output(batch.to(self.device)) for batch in batches)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One training step's losses.
@@ -202,16 +193,18 @@ class SHDDistillationTask(TrainingTask):
         Returns:
             ``loss`` to go backward from, the student's logits ``output``, ``task_loss``, and
             ``<name>_loss`` of each distillation loss with its own weight.
+
+        Raises:
+            NonFiniteLoss: Naming the terms that are not finite.
         """
-        logits, terms = self.trainable_module(input, self.see(input), target)
-        task_loss = self.criterion(logits, target)
+        teacher = self.distillation.record_teacher(self.call_teacher, input)
+        logits, terms = self.trainable_module(input, teacher, target)
+        named = {'task_loss': self.criterion(logits, target)}
+        named |= {f'{name}_loss': value for name, value in terms.items()}
         distill_loss = sum(terms.values())
-        return {
-            'loss': self.task_loss_weight * task_loss + self.distill_loss_weight * distill_loss,
-            'output': logits,
-            'task_loss': task_loss,
-            **{f'{name}_loss': value for name, value in terms.items()},
-        }
+        loss = self.task_loss_weight * named['task_loss'] + self.distill_loss_weight * distill_loss
+        refuse_non_finite(loss, named)
+        return {'loss': loss, 'output': logits, **named}
 
     def prepare_distributed(
         self, device_ids: list | None = None, **ddp_kwargs: Any
@@ -283,25 +276,46 @@ class SHDDistillationTask(TrainingTask):
         return None if module is None else unwrap_model(module)
 
 
-def _choose_losses(
-    flags: dict[str, bool | dict[str, Any]],
-    more: Mapping[str, DistillationLoss],
-    student: nn.Module,
-    teacher: nn.Module,
+def choose_losses(
+    flags: Mapping[str, bool | Mapping[str, Any] | None], more: Mapping[str, DistillationLoss]
 ) -> dict[str, DistillationLoss]:
-    """The losses that flags switch on, and those that are given."""
+    """The losses that flags switch on, and those that are given.
+
+    Raises:
+        ConfigError: If a flag is none, a name stands twice, or there is no loss at all.
+    """
     losses: dict[str, DistillationLoss] = {}
     for name, flag in flags.items():
-        if flag is False:
-            continue
-        settings = dict(flag) if isinstance(flag, Mapping) else {}
-        if name == 'vitkd':
-            settings.setdefault('student_dims', Anatomy(student, 'student').dim)
-            settings.setdefault('teacher_dims', Anatomy(teacher, 'teacher').dim)
-        losses[name] = _FLAGS[name](**settings)
+        if flag is True or isinstance(flag, Mapping):
+            losses[name] = LOSSES.build(dict({} if flag is True else flag, type=name))
+        elif flag is not None and flag is not False:
+            raise ConfigError(f'{name}={flag!r} must be True, False or a dict of settings')
     if twice := sorted({'task', *losses} & set(more)):
         raise ConfigError(f'losses names {", ".join(twice)}, which the task has already')
     losses.update(more)
     if not losses:
         raise ConfigError('there is nothing to distil: set shd, vitkd or nkd, or give losses')
     return losses
+
+
+def _check_student(student: Any) -> None:
+    missing = [n for n in ('pretrained_cfg', 'num_classes', 'in_chans') if not hasattr(student, n)]
+    if missing:
+        raise ConfigError(
+            f'student_model {type(student).__name__} has no {missing[0]}: it must be a model of '
+            'timm'
+        )
+    if getattr(student, 'distilled_training', False):
+        raise ConfigError(
+            'student_model.distilled_training=True gives two logits a class: call '
+            'set_distilled_training(False), or use timm.task.TokenDistillationTask'
+        )
+
+
+def _check_teacher(teacher: Any) -> None:
+    if hasattr(teacher, 'config') and not hasattr(teacher, 'pretrained_cfg'):
+        raise ConfigError(
+            f'teacher_model {type(teacher).__name__} is a model of transformers, whose output and '
+            'normalisation timm does not know: wrap it in a module that returns logits and has a '
+            'pretrained_cfg with mean and std'
+        )

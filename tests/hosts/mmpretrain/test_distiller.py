@@ -86,7 +86,7 @@ def test_predict_and_tensor_are_the_student_alone(monkeypatch):
     assert_close(distiller(images), distiller.student(images))
     predictions = distiller(images, samples, mode='predict')
     assert_close(predictions[0].pred_score, distiller.student(images)[0].softmax(-1))
-    assert not distiller.student_bank._store.kept
+    assert not distiller.distillation.student_bank._store.kept
 
 
 def test_to_moves_and_casts_the_teacher_along():
@@ -115,7 +115,8 @@ def test_teacher_sees_images_in_its_own_normalisation():
 
 def test_equal_normalisation_leaves_images_alone():
     assert (
-        build_distiller(data_preprocessor=dict(mean=[1.0], std=[2.0]))._teacher.renormalise is None
+        build_distiller(data_preprocessor=dict(mean=[1.0], std=[2.0])).teacher_images.renormalise
+        is None
     )
 
 
@@ -158,10 +159,10 @@ def test_ema_copy_shares_the_teacher_and_leaves_the_taps_alone():
     assert ema.module.student is not distiller.student
     assert set(ema.module.state_dict()) == set(distiller.state_dict())
     images, samples = batch()
-    with distiller.student_bank.record():
+    with distiller.distillation.student_bank.record():
         distiller(images)
         ema.module(images)
-    distiller.student_bank.collect()
+    distiller.distillation.student_bank.collect()
     distiller(images, samples, mode='loss')
     ema.update_parameters(distiller)
 
@@ -302,13 +303,14 @@ def test_the_mmpretrain_config_path_form():
 
 
 def test_summary_names_models_pairs_and_weights():
-    from shd_vit.distillation.summary import summary
+    from shd_vit.distillation import summary
 
-    text = summary(build_distiller(losses=all_losses() | dict(shd=dict(type='SHDLoss', beta=0.25))))
+    losses = all_losses() | dict(shd=dict(type='SHDLoss', beta=0.25))
+    text = summary(build_distiller(losses=losses).distillation)
     for part in (
         'ImageClassifier(DeiT3)',
         'ImageClassifier(VisionTransformer)',
-        'loss_vitkd',
+        'vitkd: ViTKDLoss',
         'beta=0.25',
         '2<-2',
         'gamma=1.5',

@@ -176,7 +176,7 @@ def test_the_teacher_rests_when_all_losses_are_over(monkeypatch):
     distiller.schedules.set_epoch(1)
     losses = distiller(*batch(), mode='loss')
     assert [name for name, loss in losses.items() if loss > 0] == ['loss_cls']
-    assert not distiller.student_bank._store.kept
+    assert not distiller.distillation.student_bank._store.kept
     distiller.schedules.set_epoch(0.5)  # resumed from an earlier checkpoint, in one process
     with pytest.raises(TypeError):
         distiller(*batch(), mode='loss')
@@ -214,7 +214,7 @@ def test_the_config_keeps_its_schedule():
 
 def test_the_summary_says_when():
     schedule = dict(warm_up=5, decay_from=100, stop=200)
-    text = summary(scheduled(shd=schedule, kd=dict(stop=2.5, final=0.1)))
+    text = summary(scheduled(shd=schedule, kd=dict(stop=2.5, final=0.1)).distillation)
     text = re.sub(r'[│\s]+', ' ', text)  # the table wraps long lines
     expected = 'schedule: 0 to 1 until epoch 5, cosine from epoch 100 to 200, off from epoch 200'
     assert expected in text

@@ -52,7 +52,7 @@ def test_autocast(student, dtype):
     with torch.autocast('cpu', dtype):
         losses, grads = gradients(model, images, samples)
         bank = TapBank(model.student)
-        tap = ModelOutput.of(model.student, bank, images).attention[1]
+        tap = ModelOutput.of(bank, model.student, images).attention[1]
     assert tap.q.dtype == dtype  # the loss does see half precision
     assert losses['loss_shd'].dtype == torch.float32
     for name in exact:
@@ -104,9 +104,9 @@ def test_the_core_through_inductor(dynamo, monkeypatch):
         results = []
         for loss in losses:
             loss.pairs = [(1, 1), (2, 2)]
-            student = ModelOutput.of(model.student, TapBank(model.student), images)
+            student = ModelOutput.of(TapBank(model.student), model.student, images)
             with torch.no_grad():
-                teacher = ModelOutput.of(model.teacher, TapBank(model.teacher), images)
+                teacher = ModelOutput.of(TapBank(model.teacher), model.teacher, images)
             leaves = [p for n, p in model.student.named_parameters() if 'qkv.weight' in n]
             value = loss(student, teacher, None)
             results.append((value, torch.autograd.grad(value, leaves)))
@@ -136,7 +136,7 @@ def test_without_a_compiler_the_loss_runs_and_says_so(tmp_path):
 def pair_loss(student, images):
     """SHD between a model and a fixed copy of its maps, sharpened: gradients of the weights."""
     bank = TapBank(student, role='student')
-    output = ModelOutput.of(student, bank, images)
+    output = ModelOutput.of(bank, student, images)
     loss = SHDLoss(compile=False)
     loss.bind(Anatomy(student, 'student'), Anatomy(student, 'teacher'))
     sharp = {
@@ -234,10 +234,10 @@ def test_ema_averages_the_student_alone():
     for average, a, b in zip(averaged.student.parameters(), before, after, strict=True):
         assert_close(average, (a + b) / 2, rtol=1e-4, atol=1e-5)
     # The copy's forward writes into its own taps.
-    with model.student_bank.record():
+    with model.distillation.student_bank.record():
         averaged(images, samples, mode='loss')
         model.student(images)
-    assert len(model.student_bank.collect().attention) == 2
+    assert len(model.distillation.student_bank.collect().attention) == 2
 
 
 DDP = """

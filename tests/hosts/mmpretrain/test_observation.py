@@ -30,7 +30,7 @@ def test_heads_are_matched_on_all_training_images(data, tmp_path):
     for batch in runner.train_dataloader:
         batch = runner.model.data_preprocessor(batch, training=False)
         images.append(batch['inputs'])
-    taps = runner.model._teacher(torch.cat(images)).attention
+    taps = runner.model.teacher_output(torch.cat(images)).attention
     for n, tap in taps.items():
         maps = attention_maps(tap.q, tap.k, tap.scale).flatten(2).double()
         similarity = torch.cosine_similarity(maps[:, :, None], maps[:, None], dim=-1).mean(0)

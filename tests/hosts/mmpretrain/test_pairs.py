@@ -4,6 +4,8 @@ Trusted are the maps that the models really compute, in float64: rows and column
 not compared are deleted, and the rows that are left normalised to 1.
 """
 
+import copy
+
 import pytest
 import references
 import torch
@@ -12,12 +14,10 @@ from taps.zoo import actual_maps
 from tooling import load_tool
 from torch.testing import assert_close
 
-from shd_vit.distillation import bind_losses
-from shd_vit.distillation.summary import summary
+from shd_vit.distillation import Distillation, summary
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.losses import (
     AttentionTransferLoss,
-    ModelOutput,
     SelfCorrelationLoss,
     SHDLoss,
 )
@@ -46,7 +46,7 @@ def reference(distiller, images, pairs, kept):
     with actual_maps(distiller.student) as student, torch.no_grad():
         distiller.student(images)
     with actual_maps(distiller.teacher) as teacher:
-        taps = distiller._teacher(images).attention
+        taps = distiller.teacher_output(images).attention
     total = 0.0
     for s, t in pairs:
         own, others = student[s - 1], teacher[t - 1]
@@ -122,7 +122,7 @@ def test_what_is_shared_is_said_in_the_summary(models, tmp_path):
     loss.bind(Anatomy(models['distilled']), Anatomy(models['one_register']))
     assert 'tokens=shared (cls, patches)' in loss.extra_repr()
     distiller = tool.build(tool.PAIRS['DeiT3-S -> distilled DeiT-Ti'], tool.TINY, tmp_path)
-    text = summary(distiller)
+    text = summary(distiller.distillation)
     assert 'tokens=shared' in text and 'patches)' in text
     assert 'cls, dist' in text
 
@@ -141,8 +141,9 @@ def test_stages_and_windows_have_no_tokens_to_share(models):
 def test_shifted_windows_are_not_compared_with_others(models):
     swin, images = models['swin'], batch(2)[0]
     loss = SHDLoss(layers=[(1, 2)], compile=False)
-    banks = bind_losses(dict(shd=loss), swin, swin)
+    teacher = copy.deepcopy(swin)
+    d = Distillation(dict(shd=loss), swin, teacher)
     with pytest.raises(
         ConfigError, match='128 windows in student layer 1, 128 shifted windows in teacher layer 2'
     ):
-        loss(*(ModelOutput.of(swin, bank, images) for bank in banks), None)
+        d.terms(d.record_student(swin, images), d.teacher(teacher, images), None)

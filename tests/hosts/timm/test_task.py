@@ -26,7 +26,8 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.testing import assert_close
 
 from shd_vit import KDLoss, UnsupportedAttention
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, NonFiniteLoss
+from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
 from shd_vit.hosts.timm.task import SHDDistillationTask
 
 ALL = dict(shd=dict(beta=2.0, compile=False), vitkd=True, nkd=dict(gamma=1.0))
@@ -123,7 +124,7 @@ def test_teacher_sees_images_in_its_own_normalisation():
         3, 1, 1
     )
     assert (mean != 0.1).any()
-    assert_close(task.see(images).logits, teacher(own))
+    assert_close(task.teacher_output(images).logits, teacher(own))
 
 
 def test_only_student_and_losses_learn():
@@ -221,10 +222,10 @@ def test_ema_is_a_model_of_its_own():
     average = task.get_eval_model(ema=True)
     assert average is not task.get_eval_model()
     assert type(average) is type(task.get_eval_model())
-    with task.trainable_module.bank.record():
+    with task.distillation.student_bank.record():
         average(batch()[0])  # writes into no tap of the student
         task.get_eval_model()(batch()[0])
-    assert len(task.trainable_module.bank.collect().attention) == 2
+    assert len(task.distillation.student_bank.collect().attention) == 2
     with pytest.raises(RuntimeError, match='setup_ema'):
         build().load_task_state(dict(losses={}), ema=True)
 
@@ -304,6 +305,97 @@ def test_what_cannot_work_is_refused():
         SHDDistillationTask(distilled, model(6))
 
 
+@pytest.mark.parametrize('off', [None, False])
+def test_none_and_false_are_off(off):
+    task = build(shd=off, vitkd=off, nkd=True)
+    assert list(task.distillation.losses) == ['nkd']
+    with pytest.raises(ConfigError, match='nothing to distil'):
+        build(shd=off, vitkd=off, nkd=off)
+
+
+@pytest.mark.parametrize('flag', ['yes', 1, 0, 2.0, []])
+def test_a_flag_that_is_none_is_refused(flag):
+    for name in ('shd', 'vitkd', 'nkd'):
+        with pytest.raises(ConfigError, match=f'{name}=.* must be True, False or a dict'):
+            build(**{name: flag})
+
+
+def test_a_random_classifier_of_a_pretrained_teacher_is_refused(tmp_path):
+    arguments = dict(num_classes=1000, img_size=32, patch_size=8, depth=2)
+    teacher = create_model('vit_tiny_patch16_224', **arguments)
+    torch.save(teacher.state_dict(), tmp_path / 'teacher.pth')
+    overlay = dict(file=str(tmp_path / 'teacher.pth'))
+    made = create_model(
+        'vit_tiny_patch16_224', pretrained=True, pretrained_cfg_overlay=overlay,
+        **{**arguments, 'num_classes': 10},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r'have 1000 classes, the model 10.*nkd would distil'):
+        refuse_head_without_weights(made, 'nkd')
+    refuse_head_without_weights(teacher, 'nkd')
+
+
+def test_schedules_are_followed():
+    task = build(shd=dict(compile=False), vitkd=False, schedules=dict(shd=dict(stop=2)))
+    images, labels = batch()
+    with pytest.raises(ConfigError, match='call set_epoch'):
+        task(images, labels)
+    task.set_epoch(0)
+    assert task(images, labels)['shd_loss'] > 0
+    task.set_epoch(2)
+    result = task(images, labels)
+    assert result['shd_loss'] == 0 < result['nkd_loss']
+    with pytest.raises(ConfigError, match='schedules.vkd: there is no such loss'):
+        build(schedules=dict(vkd=dict(stop=2)))
+    with pytest.raises(ConfigError, match='schedules.shd.stop=-1'):
+        build(schedules=dict(shd=dict(stop=-1)))
+
+
+def test_what_is_not_finite_is_named_before_the_step():
+    task = build(vitkd=False)
+    with torch.no_grad():
+        task.teacher.model.head.weight.fill_(torch.nan)
+    with pytest.raises(NonFiniteLoss, match='^nkd_loss=nan is not finite'):
+        task(*batch())
+
+
+def test_a_teacher_of_other_patches_at_its_own_image_size():
+    teacher = model(6, seed=7, img_size=28, patch_size=7)
+    with pytest.raises(ConfigError, match='image_size=28'):
+        build(teacher_model=teacher)
+    task = build(teacher_model=teacher, teacher_image_size=28, vitkd=False)
+    images, labels = batch()
+    resized = torch.nn.functional.interpolate(images, (28, 28), mode='bicubic', antialias=True)
+    assert_close(task.teacher_output(images).logits, teacher(resized))
+    assert task(images, labels)['shd_loss'] > 0
+
+
+def test_a_teacher_in_half_precision():
+    task = build(teacher_model=model(6, seed=7).bfloat16())
+    full = build(teacher_model=model(6, seed=7))
+    torch.manual_seed(5)
+    given = task(*batch())
+    torch.manual_seed(5)
+    expected = full(*batch())
+    for name in ('shd_loss', 'vitkd_loss', 'nkd_loss'):
+        assert_close(given[name], expected[name], rtol=0.05, atol=1e-3)
+    given['loss'].backward()
+
+
+def test_models_that_timm_does_not_know_are_refused():
+    transformers = pytest.importorskip('transformers')
+    config = transformers.ViTConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=12,
+        image_size=32, patch_size=8, num_labels=10,
+    )  # fmt: skip
+    other = transformers.ViTForImageClassification(config)
+    with pytest.raises(ConfigError, match='teacher_model ViTForImage.* a model of transformers'):
+        build(teacher_model=other)
+    with pytest.raises(ConfigError, match='student_model ViTForImage.* must be a model of timm'):
+        SHDDistillationTask(other, model(6))
+    with pytest.raises(ConfigError, match='student reads images of 3 channels, the teacher of 1'):
+        build(teacher_model=model(6, in_chans=1))
+
+
 def test_a_teacher_without_attention_can_teach_logits():
     teacher = DistillationTeacher(create_model('resnet10t', num_classes=10))
     result = build(teacher_model=teacher, shd=False, vitkd=False, nkd=True)(*batch())
@@ -316,7 +408,7 @@ import torch
 import torch.distributed as dist
 sys.path[:0] = ['tests', '.']
 from shd_vit.command import leave_group
-from test_timm_task import batch, build
+from hosts.timm.test_task import batch, build
 torch.set_num_threads(1)
 dist.init_process_group('gloo')
 task = build(vitkd=False).prepare_distributed()
