@@ -10,22 +10,24 @@ from shd_vit.taps import AttentionTap, TapBank, TokenTap
 
 
 class Needs(NamedTuple):
-    """What a loss reads from one model, besides its logits.
+    """What a loss reads from one model.
 
     Attributes:
         attention: Numbers of attention layers, from 1.
         tokens: Block numbers, from 1, or 'final'.
+        logits: Whether it reads the logits.
     """
 
     attention: tuple[int, ...] = ()
     tokens: tuple[int | str, ...] = ()
+    logits: bool = False
 
 
 class ModelOutput(NamedTuple):
     """What a forward pass left for the losses.
 
     Attributes:
-        logits: (B, classes).
+        logits: (R, C), a row a prediction.
         attention: Taps by layer number.
         tokens: Block outputs by block number or 'final'.
     """

@@ -10,7 +10,7 @@ from shd_vit.losses import KDLoss, ModelOutput, NKDLoss
 
 def test_weights_and_mixed_targets():
     s, t = (ModelOutput(torch.randn(4, 6), {}, {}) for _ in range(2))
-    mixed = torch.rand(4, 6)
+    mixed = torch.rand(4, 6).softmax(1)
     expected = 0.3 * references.nkd(s.logits, t.logits, mixed.argmax(1), 1.2, 2.0)
     value = NKDLoss(gamma=1.2, temperature=2.0, weight=0.3)(s, t, mixed)
     assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)

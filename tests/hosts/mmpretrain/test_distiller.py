@@ -309,7 +309,7 @@ def test_summary_names_models_pairs_and_weights():
         'ImageClassifier(DeiT3)',
         'ImageClassifier(VisionTransformer)',
         'loss_vitkd',
-        'beta=0.25',
+        'weight=0.25',
         '2<-2',
         'gamma=1.5',
     ):
