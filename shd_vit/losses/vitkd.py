@@ -101,7 +101,9 @@ class ViTKDLoss(DistillationLoss):
         """``student`` and ``teacher`` are (B, N, E), N patches of a ``grid`` (rows, columns)."""
         B, N, E = student.shape
         mask = random_token_mask(B, N, self.mask_ratio, student.device)
-        visible = torch.where(mask.unsqueeze(-1), self.mask_token.to(student.dtype), student)
+        hidden = mask.unsqueeze(-1)
+        # Products rather than torch.where, which would hide a NaN of the student from the loss.
+        visible = student * ~hidden + self.mask_token.to(student.dtype) * hidden
         rebuilt = self.generation(visible.transpose(1, 2).reshape(B, E, *grid))
         return squared_error(rebuilt.flatten(2).transpose(1, 2), teacher, mask)
 
