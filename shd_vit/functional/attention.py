@@ -68,7 +68,7 @@ def counted_rows(bias: Tensor) -> Tensor:
 
     Not those that see no key, and not those of padding: tokens whose own key no query sees.
     """
-    visible = torch.atleast_2d(bias) > float('-inf')
+    visible = torch.atleast_2d(bias) != float('-inf')  # NaN is seen, and makes the loss NaN
     return visible.any(-1) & visible.any(-2)
 
 

@@ -1,4 +1,8 @@
-"""Losses on logits: Hinton's distillation and NKD."""
+"""Losses on logits: Hinton's distillation and NKD.
+
+Logits are (R, C): R rows, each one prediction, of C classes. A classifier has a row an image, a
+language model a row for every position whose label counts.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shd_vit.errors import ConfigError
+from shd_vit.functional.attention import widen
+
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(teacher || student) of softened classes, mean over the batch (arXiv 1503.02531).
+    """T^2 KL(teacher || student) of softened classes, mean over the rows (arXiv 1503.02531).
 
     T^2 keeps the size of the gradient when T changes.
 
     Args:
-        student_logits: (B, classes).
-        teacher_logits: (B, classes).
+        student_logits: (R, C).
+        teacher_logits: (R, C).
         temperature: T, above 0.
 
     Returns:
-        Scalar, float32.
+        Scalar, in float32 (float64 for float64 input); 0 where there is no row.
+
+    Raises:
+        ConfigError: As :func:`check_logits`.
     """
-    log_s = F.log_softmax(student_logits.float() / temperature, dim=1)
-    log_t = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    check_logits(student_logits, teacher_logits)
+    if not len(student_logits):
+        return widen(student_logits).sum()
+    log_s = F.log_softmax(widen(student_logits) / temperature, dim=1)
+    log_t = F.log_softmax(widen(teacher_logits) / temperature, dim=1)
     return F.kl_div(log_s, log_t, reduction='batchmean', log_target=True) * temperature**2
 
 
@@ -36,20 +49,26 @@ def nkd_loss(
 
     The target class keeps the teacher's own probability as weight, ``-t_y log s_y``; the other
     classes are normalised among themselves, softened, and compared by cross-entropy with weight
-    ``gamma T^2``. Both parts are means over the batch.
+    ``gamma T^2``. Both parts are means over the rows.
 
     Args:
-        student_logits: (B, classes).
-        teacher_logits: (B, classes).
-        labels: (B,) class indices.
+        student_logits: (R, C).
+        teacher_logits: (R, C).
+        labels: (R,) class indices.
         gamma: Weight of the non-target part.
         temperature: T of the non-target part.
 
     Returns:
-        Scalar, float32.
+        Scalar, in float32 (float64 for float64 input); 0 where there is no row.
+
+    Raises:
+        ConfigError: As :func:`check_logits`.
     """
-    student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
-    y = labels.unsqueeze(1)
+    check_logits(student_logits, teacher_logits)
+    if not len(student_logits):
+        return widen(student_logits).sum()
+    student_logits, teacher_logits = widen(student_logits), widen(teacher_logits)
+    y = labels.long().unsqueeze(1)
     log_s_y = F.log_softmax(student_logits, dim=1).gather(1, y)
     t_y = teacher_logits.softmax(dim=1).gather(1, y)
     others = torch.ones_like(student_logits, dtype=torch.bool).scatter_(1, y, False)
@@ -60,5 +79,74 @@ def nkd_loss(
 
 
 def hard_labels(target: Tensor) -> Tensor:
-    """(B,) class indices from indices or from (B, classes) mixed scores, by argmax."""
+    """(R,) class indices from indices or from (R, C) mixed scores, by argmax."""
     return target.argmax(dim=1) if target.dim() > 1 else target
+
+
+def check_logits(student: Tensor, teacher: Tensor) -> None:
+    """Refuse logits that cannot be compared row by row and class by class. Looks at shapes alone.
+
+    Raises:
+        ConfigError: Naming the model and its shape, or both shapes.
+    """
+    for role, logits in (('student', student), ('teacher', teacher)):
+        if not isinstance(logits, Tensor):
+            raise ConfigError(f'logits of the {role} are a {type(logits).__name__}, not a tensor')
+        if logits.dim() != 2:
+            raise ConfigError(
+                f'logits of the {role} are {tuple(logits.shape)}, but must be (R, C), one row a '
+                'prediction'
+            )
+    (rows_s, classes_s), (rows_t, classes_t) = student.shape, teacher.shape
+    if classes_s != classes_t:
+        raise ConfigError(
+            f'the student has {classes_s} logits a row, the teacher {classes_t}: they are compared '
+            'class by class'
+        )
+    if rows_s != rows_t:
+        raise ConfigError(f'the student predicts {rows_s} rows, the teacher {rows_t}')
+    if classes_s < 2:
+        raise ConfigError('student and teacher have 1 logit a row: a softmax needs 2 or more')
+
+
+def check_target_shape(target: Tensor, logits: Tensor) -> None:
+    """Refuse what is neither class indices (R,) nor scores (R, C), for logits (R, C).
+
+    Raises:
+        ConfigError: Naming shape and type, and what is allowed.
+    """
+    R, C = logits.shape
+    if not isinstance(target, Tensor):
+        raise ConfigError(f'target is a {type(target).__name__}, not a tensor of labels')
+    is_index = not (target.is_floating_point() or target.dtype == torch.bool)
+    if target.shape != (R, C) and not (target.shape == (R,) and is_index):
+        raise ConfigError(
+            f'target is {tuple(target.shape)} of {target.dtype}, but must be class indices ({R},) '
+            f'or scores ({R}, {C})'
+        )
+
+
+def check_target(target: Tensor, num_classes: int) -> None:
+    """Refuse labels outside the classes, and scores that are no distribution. Waits for the device.
+
+    Raises:
+        ConfigError: Naming the first such row, what is in it, and what is allowed.
+    """
+    is_wrong = ~sums_to_one(target) if target.dim() > 1 else (target < 0) | (target >= num_classes)
+    if not is_wrong.any():
+        return
+    row = int(is_wrong.nonzero()[0])
+    if target.dim() > 1:
+        raise ConfigError(
+            f'scores of sample {row} sum to {target[row].sum().item():g}, but those of one mixed '
+            'label sum to 1: several labels a sample, as for BCE, cannot be distilled by a softmax'
+        )
+    raise ConfigError(
+        f'label {target[row].item()} of sample {row} is none of the {num_classes} classes, '
+        f'0 to {num_classes - 1}'
+    )
+
+
+def sums_to_one(scores: Tensor) -> Tensor:
+    """Which rows of (R, C) sum to 1, up to the rounding of bfloat16: bool (R,), False for NaN."""
+    return (widen(scores).sum(dim=1) - 1).abs() < 0.02

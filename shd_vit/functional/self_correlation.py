@@ -29,7 +29,7 @@ def self_correlation(tokens: Tensor) -> Tensor:
         return unit @ unit.mT
 
 
-def self_correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def self_correlation_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 - Sim(Cor_t, Cor_s), the mean over the batch (Eq. 12 of arXiv 2502.07436).
 
     Sim, which the paper leaves open, is the cosine between the two matrices as flat vectors.
@@ -37,9 +37,16 @@ def self_correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: (B, N, E_s).
         teacher: (B, N, E_t).
+        mask: Bool (B, N), True at tokens that count; the others have to be 0 in both, whose cosines
+            are 0 and so change no Sim. Samples without any have no part in the mean. None counts
+            all.
 
     Returns:
         Scalar from 0 to 2, in float32 (float64 for float64 input).
     """
     ours, theirs = (self_correlation(tokens).flatten(1) for tokens in (student, teacher))
-    return 1 - F.cosine_similarity(ours, theirs).mean()
+    similarity = F.cosine_similarity(ours, theirs)
+    if mask is None:
+        return 1 - similarity.mean()
+    is_sample = mask.any(dim=1)
+    return ((1 - similarity) * is_sample).sum() / is_sample.sum().clamp(min=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from shd_vit.functional.attention import widen
+
 
 def squared_error(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared error summed over everything, divided by the batch size.
@@ -15,9 +17,9 @@ def squared_error(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         mask: (B, N), True where tokens count. None counts all.
 
     Returns:
-        Scalar, float32.
+        Scalar, in float32 (float64 for float64 input).
     """
-    error = (student.float() - teacher.float()).square()
+    error = (widen(student) - widen(teacher)).square()
     if mask is not None:
         error = error * mask.unsqueeze(-1)
     return error.sum() / len(student)

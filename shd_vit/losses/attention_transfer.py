@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from shd_vit.errors import ConfigError
 from shd_vit.functional import attention_maps, counted_rows, mean_map_kl
 from shd_vit.functional.attention import batch_slice, widen
-from shd_vit.losses.base import PairedLoss
+from shd_vit.losses.base import Layers, PairedLoss
 from shd_vit.pairing import ModelOutput, Needs
-from shd_vit.pairing.layers import Pair, check_attended_tokens
+from shd_vit.pairing.layers import check_attended_tokens
 from shd_vit.taps import Anatomy, AttentionTap
 
 
@@ -38,31 +33,23 @@ class AttentionTransferLoss(PairedLoss):
         self,
         weight: float = 1.0,
         temperature: float = 1.0,
-        layers: str | Sequence[tuple[int, int]] = 'uniform',
+        layers: Layers = 'uniform',
     ) -> None:
         super().__init__(weight, layers)
-        if not 0 < temperature < math.inf:
-            raise ConfigError(
-                f'AttentionTransferLoss.temperature={temperature} must be above 0 and finite'
-            )
-        self.temperature = temperature
+        self.temperature = self.number('temperature', temperature, positive=True)
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         super().bind(student, teacher)
         students, teachers = zip(*self.pairs, strict=True)
         return Needs(attention=students), Needs(attention=teachers)
 
-    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        total: Any = sum(
-            self._layer(student.attention[s], teacher.attention[t], (s, t)) for s, t in self.pairs
-        )
-        return self.weight * total
-
-    def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
-        check_attended_tokens(student, teacher, pair, 'AttentionTransferLoss')
+    def of_pair(self, number: int, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        s, t = self.pairs[number]
+        tap_s, tap_t = student.attention[s], teacher.attention[t]
+        check_attended_tokens(tap_s, tap_t, (s, t), 'AttentionTransferLoss')
         with torch.no_grad():
-            teacher_maps = self._maps(teacher)
-        return mean_map_kl(self._maps(student), teacher_maps, _rows(student, teacher))
+            teacher_maps = self._maps(tap_t)
+        return mean_map_kl(self._maps(tap_s), teacher_maps, _rows(tap_s, tap_t))
 
     def _maps(self, tap: AttentionTap) -> Tensor:
         bias = batch_slice(tap.bias, len(tap.q), slice(None))

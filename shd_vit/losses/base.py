@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, check_number
 from shd_vit.pairing import ModelOutput, Needs, Pairs, check_layers, layer_pairs, same_prefix
 from shd_vit.taps import Anatomy, TokenTap
+
+Layers = str | Sequence[tuple[int, int]]
 
 
 class DistillationLoss(nn.Module):
@@ -27,8 +30,15 @@ class DistillationLoss(nn.Module):
     weight: float = 1.0
     is_settled: bool = True
 
+    def number(self, field: str, value: object, **allowed: Any) -> Any:
+        """A hyper-parameter of this loss, checked by :func:`shd_vit.errors.check_number`."""
+        return check_number(f'{type(self).__name__}.{field}', value, **allowed)
+
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         """Check that this pair can be distilled; say what to record of student and teacher.
+
+        Weights that depend on the pair are made here: it comes before the optimiser is built and
+        before checkpoints are loaded.
 
         Raises:
             ConfigError: Naming the field, its value and what is allowed.
@@ -47,16 +57,19 @@ class DistillationLoss(nn.Module):
         Args:
             student: With gradients.
             teacher: Without.
-            target: (B,) class indices or (B, classes) mixed scores.
+            target: For logits (R, C): class indices (R,) or mixed scores (R, C).
         """
         raise NotImplementedError(f'{type(self).__name__} must define forward()')
+
+    def extra_repr(self) -> str:
+        return f'weight={self.weight}'
 
 
 class PairedLoss(DistillationLoss):
     """A loss that sums over pairs of a student and a teacher layer.
 
     Args:
-        weight: Weight of the loss, 0 or above.
+        weight: Weight of the loss, finite and not negative.
         layers: 'uniform', 'last' or a list of (student, teacher) layers, counted from 1, as in
             :func:`layer_pairs`.
 
@@ -66,13 +79,10 @@ class PairedLoss(DistillationLoss):
 
     is_token_wise = True
 
-    def __init__(self, weight: float, layers: str | Sequence[tuple[int, int]]) -> None:
+    def __init__(self, weight: float, layers: Layers) -> None:
         super().__init__()
-        name = type(self).__name__
-        if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
-            raise ConfigError(f'{name}.weight={weight!r} must be a finite number, not negative')
-        check_layers(layers, name)
-        self.weight = weight
+        self.weight = self.number('weight', weight)
+        check_layers(layers, type(self).__name__)
         self.layers = layers
         self.pairs: Pairs = []
 
@@ -85,63 +95,96 @@ class PairedLoss(DistillationLoss):
         students, teachers = zip(*self.pairs, strict=True)
         return Needs(tokens=students), Needs(tokens=teachers)
 
+    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
+        if not self.pairs:
+            raise unbound(self)
+        total: Any = sum(self.of_pair(n, student, teacher) for n in range(len(self.pairs)))
+        return self.weight * total
+
+    def of_pair(self, number: int, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        """The distance, without weight, of pair ``number`` (from 0) of ``pairs``: a scalar."""
+        raise NotImplementedError(f'{type(self).__name__} must define of_pair()')
+
     def extra_repr(self) -> str:
         pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
-        return f'weight={self.weight}, layers: {pairs}'
+        return f'{super().extra_repr()}, layers: {pairs}'
 
 
 class ProjectedLoss(PairedLoss):
-    """A paired loss with a projector for every pair.
-
-    Only :meth:`bind` knows how many pairs there are, so it builds the projectors; binding comes
-    before the optimiser is built and before checkpoints are loaded.
+    """A paired loss with a projector for every pair, from the student's width to the teacher's.
 
     Args:
-        student_dims: Width of the student.
-        teacher_dims: Width of the teacher.
+        student_dims: Width of the student. None takes it from the model.
+        teacher_dims: Width of the teacher. None takes it from the model.
         weight: As in :class:`PairedLoss`.
         layers: As in :class:`PairedLoss`.
     """
 
     def __init__(
-        self,
-        student_dims: int,
-        teacher_dims: int,
-        weight: float,
-        layers: str | Sequence[tuple[int, int]],
+        self, student_dims: int | None, teacher_dims: int | None, weight: float, layers: Layers
     ) -> None:
         super().__init__(weight, layers)
-        self.student_dims = student_dims
-        self.teacher_dims = teacher_dims
+        self.stated_dims = stated_dims(self, student_dims, teacher_dims)
         self.projectors = nn.ModuleList()
 
-    def make_projector(self) -> nn.Module:
-        """From the student's width to the teacher's."""
+    def make_projector(self, student_dims: int, teacher_dims: int) -> nn.Module:
+        """The projector of one pair."""
         raise NotImplementedError(f'{type(self).__name__} must define make_projector()')
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         needs = super().bind(student, teacher)
-        check_dims(self, student, teacher)
-        self.projectors = nn.ModuleList(self.make_projector() for _ in self.pairs)
+        dims = learned_dims(self, self.stated_dims, student, teacher)
+        self.projectors = nn.ModuleList(self.make_projector(*dims) for _ in self.pairs)
         return needs
 
 
-def check_dims(loss: DistillationLoss, student: Anatomy, teacher: Anatomy) -> None:
-    """Refuse a loss whose ``student_dims`` and ``teacher_dims`` are not the models' widths.
+def stated_dims(
+    loss: DistillationLoss, student_dims: object, teacher_dims: object
+) -> dict[str, int]:
+    """The widths that a loss's arguments state, by role.
 
     Raises:
-        ConfigError: Naming the field and the width.
+        ConfigError: If one is neither None nor a width.
     """
-    for model, dims in ((student, loss.student_dims), (teacher, loss.teacher_dims)):
+    stated = dict(student=student_dims, teacher=teacher_dims)
+    return {
+        role: loss.number(f'{role}_dims', dims, positive=True, whole=True)
+        for role, dims in stated.items()
+        if dims is not None
+    }
+
+
+def learned_dims(
+    loss: DistillationLoss, stated: dict[str, int], student: Anatomy, teacher: Anatomy
+) -> tuple[int, int]:
+    """The widths of student and teacher.
+
+    Raises:
+        ConfigError: If one was stated that is not the model's, naming both.
+    """
+    for model in (student, teacher):
+        dims = stated.get(model.role, model.dim)
         if dims != model.dim:
             raise ConfigError(
                 f'{type(loss).__name__}.{model.role}_dims={dims}, but the {model.role} is '
                 f'{model.dim} wide'
             )
+    return student.dim, teacher.dim
 
 
-def check_tokens(student: TokenTap, teacher: TokenTap, loss: str) -> None:
-    """Refuse models whose tokens cannot be compared one by one.
+def unbound(loss: DistillationLoss) -> ConfigError:
+    """The error of a loss that was called before it knows its models."""
+    return ConfigError(f'{type(loss).__name__} is not bound: call bind(student, teacher) first')
+
+
+def tokens_of_pair(
+    student: TokenTap, teacher: TokenTap, loss: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tokens of two models that are compared one by one.
+
+    Returns:
+        Those of the student (B, N, E_s), of the teacher (B, N, E_t), without gradients, and which
+        of them count, bool (B, N), or None for all. Padding is 0 in both.
 
     Raises:
         ConfigError: If the models have different numbers of prefix or patch tokens.
@@ -153,3 +196,9 @@ def check_tokens(student: TokenTap, teacher: TokenTap, loss: str) -> None:
             f'student has {prefix_s} prefix and {patches_s} patch tokens, teacher {prefix_t} and '
             f'{patches_t}: {loss} needs equal numbers (image size, patch size, prefix tokens)'
         )
+    masks = [tap.mask for tap in (student, teacher) if tap.mask is not None]
+    x_s, x_t = student.x, teacher.x.detach()
+    if not masks:
+        return x_s, x_t, None
+    mask = torch.stack(masks).all(dim=0)
+    return x_s.masked_fill(~mask[..., None], 0), x_t.masked_fill(~mask[..., None], 0), mask

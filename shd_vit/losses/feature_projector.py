@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shd_vit.functional.attention import widen
-from shd_vit.losses.base import ProjectedLoss, check_tokens
+from shd_vit.losses.base import Layers, ProjectedLoss, tokens_of_pair
 from shd_vit.pairing import ModelOutput
 
 
@@ -17,13 +16,13 @@ class FeatureProjectorLoss(ProjectedLoss):
     """The student's block outputs, projected, follow the teacher's ("FD+Projector").
 
     ``weight * sum over pairs of layers of MSE(P(F_s), F_t)``: F are the outputs of whole blocks,
-    un-normed, with all tokens; P is a Linear of its own for each pair; the squared error is a mean
-    over batch, tokens and the teacher's channels. A baseline in Table 5 of arXiv 2502.07436, which
-    says that the projector is a single linear map; the reduction is chosen here.
+    un-normed, with all tokens but padding; P is a Linear of its own for each pair; the squared
+    error is a mean over batch, tokens and the teacher's channels. A baseline in Table 5 of arXiv
+    2502.07436, which says that the projector is a single linear map; the reduction is chosen here.
 
     Args:
-        student_dims: Width of the student.
-        teacher_dims: Width of the teacher.
+        student_dims: Width of the student. None takes it from the model.
+        teacher_dims: Width of the teacher. None takes it from the model.
         weight: Weight of the loss. At 0.1, an untrained pair of models costs 0.05 to 0.15 a pair
             of layers; the block outputs of a trained teacher can be far larger.
         layers: 'uniform', 'last' or a list of (student, teacher) layers, counted from 1, as in
@@ -32,20 +31,22 @@ class FeatureProjectorLoss(ProjectedLoss):
 
     def __init__(
         self,
-        student_dims: int,
-        teacher_dims: int,
+        student_dims: int | None = None,
+        teacher_dims: int | None = None,
         weight: float = 0.1,
-        layers: str | Sequence[tuple[int, int]] = 'uniform',
+        layers: Layers = 'uniform',
     ) -> None:
         super().__init__(student_dims, teacher_dims, weight, layers)
 
-    def make_projector(self) -> nn.Linear:
-        return nn.Linear(self.student_dims, self.teacher_dims)
+    def make_projector(self, student_dims: int, teacher_dims: int) -> nn.Linear:
+        return nn.Linear(student_dims, teacher_dims)
 
-    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        total: Any = 0.0
-        for (s, t), projector in zip(self.pairs, self.projectors, strict=True):
-            tap_s, tap_t = student.tokens[s], teacher.tokens[t]
-            check_tokens(tap_s, tap_t, 'FeatureProjectorLoss')
-            total = total + F.mse_loss(widen(projector(tap_s.x)), widen(tap_t.x.detach()))
-        return self.weight * total
+    def of_pair(self, number: int, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        (s, t), projector = self.pairs[number], cast(nn.Linear, self.projectors[number])
+        taps = student.tokens[s], teacher.tokens[t]
+        x_s, x_t, mask = tokens_of_pair(*taps, 'FeatureProjectorLoss')
+        projected = widen(projector(x_s.to(projector.weight.dtype)))
+        if mask is None:
+            return F.mse_loss(projected, widen(x_t))
+        error = (projected - widen(x_t)).square().mean(dim=-1)
+        return (error * mask).sum() / mask.sum().clamp(min=1)

@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from shd_vit.errors import ConfigError
 from shd_vit.functional import hard_labels, kd_loss, nkd_loss
+from shd_vit.functional.logits import (
+    check_logits,
+    check_target,
+    check_target_shape,
+    sums_to_one,
+)
 from shd_vit.losses.base import DistillationLoss
-from shd_vit.pairing import ModelOutput
+from shd_vit.pairing import ModelOutput, Needs
+from shd_vit.taps import Anatomy
 
 
-class _LogitLoss(DistillationLoss):
-    """Weight and temperature, which both losses on logits have."""
+class LogitLoss(DistillationLoss):
+    """A loss on logits (R, C), one row a prediction; both models have the same classes.
+
+    Shapes are checked at every batch. So are the values of targets on a CPU; elsewhere, where that
+    would wait for the device, at the first batch alone.
+    """
 
     def __init__(self, weight: float, temperature: float) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ConfigError(f'{type(self).__name__}.temperature={temperature} must be above 0')
-        self.weight = weight
-        self.temperature = temperature
+        self.weight = self.number('weight', weight)
+        self.temperature = self.number('temperature', temperature, positive=True)
+        self._has_seen_target = False
+
+    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
+        return Needs(logits=True), Needs(logits=True)
+
+    def check_target(self, target: Tensor, logits: Tensor) -> None:
+        """Refuse targets that are not one label a row of the student's ``logits``.
+
+        Raises:
+            ConfigError: Naming shapes, or the sample, its label and what is allowed.
+        """
+        check_target_shape(target, logits)
+        is_free = target.device.type == 'cpu' or not self._has_seen_target
+        if is_free and not torch.compiler.is_compiling():
+            check_target(target, logits.shape[1])
+            self._has_seen_target = True
 
     def extra_repr(self) -> str:
-        return f'weight={self.weight}, temperature={self.temperature}'
+        return f'{super().extra_repr()}, temperature={self.temperature}'
 
 
-class KDLoss(_LogitLoss):
+class KDLoss(LogitLoss):
     """Hinton's distillation, ``weight * T^2 * KL(teacher || student)`` (arXiv 1503.02531).
+
+    Labels are not read, so there may be none; those that are no single label are refused, as a
+    softmax is not for them.
 
     Args:
         weight: Weight of the loss.
@@ -35,14 +63,19 @@ class KDLoss(_LogitLoss):
     def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__(weight, temperature)
 
-    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        return self.weight * kd_loss(student.logits, teacher.logits, self.temperature)
+    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor | None) -> Tensor:
+        check_logits(student.logits, teacher.logits)
+        if target is not None:
+            self.check_target(target, student.logits)
+        loss = kd_loss(student.logits, teacher.logits.detach(), self.temperature)
+        return self.weight * loss
 
 
-class NKDLoss(_LogitLoss):
+class NKDLoss(LogitLoss):
     """Normalised knowledge distillation (NKD, arXiv 2303.13005).
 
-    Mixed labels count as their largest class.
+    Mixed labels count as their largest class. Scores that are no distribution give NaN where their
+    sums are not checked.
 
     Args:
         gamma: Weight of the non-target classes. The authors use 1.0 beside ViTKD.
@@ -52,13 +85,16 @@ class NKDLoss(_LogitLoss):
 
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0, weight: float = 1.0) -> None:
         super().__init__(weight, temperature)
-        self.gamma = gamma
+        self.gamma = self.number('gamma', gamma)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        labels = hard_labels(target)
-        return self.weight * nkd_loss(
-            student.logits, teacher.logits, labels, self.gamma, self.temperature
-        )
+        check_logits(student.logits, teacher.logits)
+        self.check_target(target, student.logits)
+        logits = student.logits, teacher.logits.detach()
+        loss = nkd_loss(*logits, hard_labels(target), self.gamma, self.temperature)
+        if target.dim() > 1:
+            loss = loss.masked_fill(~sums_to_one(target).all(), float('nan'))
+        return self.weight * loss
 
     def extra_repr(self) -> str:
         return f'gamma={self.gamma}, {super().extra_repr()}'

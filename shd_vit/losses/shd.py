@@ -33,13 +33,13 @@ DISTANCES = dict(kl=attention_kl, mse=attention_mse)
 class SHDLoss(DistillationLoss):
     """The student's attention maps follow the teacher's squeezed ones (arXiv 2502.07436, Eq. 11).
 
-    ``beta * sum over layers and student heads of KL(squeezed teacher map || student map)``, where
+    ``weight * sum over layers and student heads of KL(squeezed teacher map || student map)``, where
     KL is the mean over batch and query rows. It has no weights.
 
     ``strategy`` and ``distance`` are for comparisons: the defaults are the paper's method.
 
     Args:
-        beta: Weight of the loss.
+        weight: Weight of the loss. None is 1.0.
         temperature: Attention temperature T_a of both maps, above 0. The merging weights are
             computed from the softened maps as well.
         layers: 'uniform': student layer l of L_s learns from teacher layer ceil(l L_t / L_s), so
@@ -55,30 +55,33 @@ class SHDLoss(DistillationLoss):
         compile: Run the maths through torch.compile or, in the default method for float32 on a
             CPU, as a C++ kernel. None does where a compiler is found; it takes its time at the
             first batch and saves passes over the maps.
+        beta: The paper's name of ``weight``; one of the two may be given.
     """
 
     def __init__(
         self,
-        beta: float = 1.0,
+        weight: float | None = None,
         temperature: float = 1.0,
         layers: str | Sequence[tuple[int, int]] = 'uniform',
         tokens: str = 'all',
         strategy: str | dict = 'linear',
         distance: str = 'kl',
         compile: bool | None = None,
+        beta: float | None = None,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ConfigError(f'SHDLoss.temperature={temperature} must be above 0')
-        if not beta >= 0:
-            raise ConfigError(f'SHDLoss.beta={beta} must not be negative')
+        if weight is not None and beta is not None:
+            raise ConfigError(f'SHDLoss.beta={beta} is another name of weight={weight}: give one')
+        name, value = ('weight', weight) if beta is None else ('beta', beta)
+        self.weight = 1.0 if value is None else self.number(name, value)
+        self.temperature = self.number('temperature', temperature, positive=True)
         check_layers(layers, 'SHDLoss')
         if tokens not in TOKENS:
             raise ConfigError(f"SHDLoss.tokens={tokens!r} must be 'all', 'shared' or 'patches'")
-        if distance not in DISTANCES:
+        if distance not in tuple(DISTANCES):
             raise ConfigError(f"SHDLoss.distance={distance!r} must be 'kl' or 'mse'")
-        self.beta = beta
-        self.temperature = temperature
+        if compile is not None and not isinstance(compile, bool):
+            raise ConfigError(f'SHDLoss.compile={compile!r} must be True, False or None')
         self.layers = layers
         self.tokens = tokens
         self.strategy: Any = MERGING_STRATEGIES.build(strategy)
@@ -88,8 +91,13 @@ class SHDLoss(DistillationLoss):
         self.alignment = TokenAlignment()
 
     @property
-    def weight(self) -> float:  # type: ignore[override]
-        return self.beta
+    def beta(self) -> float:
+        """The paper's name of ``weight``."""
+        return self.weight
+
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self.weight = value
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         self.pairs = layer_pairs(self.layers, student, teacher, 'SHDLoss')
@@ -126,7 +134,7 @@ class SHDLoss(DistillationLoss):
         total: Any = sum(
             self._layer(student.attention[s], teacher.attention[t], (s, t)) for s, t in self.pairs
         )
-        return self.beta * total
+        return self.weight * total
 
     def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
         student, teacher = self.alignment.student.of(student), self.alignment.teacher.of(teacher)
@@ -186,7 +194,7 @@ class SHDLoss(DistillationLoss):
         tokens = f' ({", ".join([*prefix, "patches"])})' if prefix is not None else ''
         compile = {None: 'if it works', True: 'yes', False: 'no'}[self.is_compiled]
         return (
-            f'beta={self.beta}, temperature={self.temperature}, distance={self.distance}, '
+            f'weight={self.weight}, temperature={self.temperature}, distance={self.distance}, '
             f'strategy={type(self.strategy).__name__}, '
             f'tokens={self.tokens}{tokens}, '
             f'torch.compile: {compile}, '

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
 from shd_vit.functional import random_token_mask, squared_error
-from shd_vit.losses.base import DistillationLoss, check_dims
+from shd_vit.losses.base import DistillationLoss, learned_dims, stated_dims, unbound
 from shd_vit.pairing import ModelOutput, Needs
-from shd_vit.taps import FINAL, Anatomy
+from shd_vit.taps import FINAL, Anatomy, TokenTap
 
 SHALLOW = (1, 2)
 
@@ -30,29 +28,42 @@ class ViTKDLoss(DistillationLoss):
     https://github.com/yzd-v/cls_KD/blob/master/mmcls/models/dis_losses/vitkd.py
 
     Args:
-        student_dims: Width of the student.
-        teacher_dims: Width of the teacher.
+        student_dims: Width of the student. None takes it from the model.
+        teacher_dims: Width of the teacher. None takes it from the model.
         alpha: Weight of mimicking.
         beta: Weight of generation.
         mask_ratio: Lambda, share of masked tokens, in (0, 1].
+        weight: Weight of both together.
     """
+
+    align_deep: nn.Module
+    generation: nn.Module
+    mask_token: nn.Parameter
 
     def __init__(
         self,
-        student_dims: int,
-        teacher_dims: int,
+        student_dims: int | None = None,
+        teacher_dims: int | None = None,
         alpha: float = 3e-5,
         beta: float = 3e-6,
         mask_ratio: float = 0.5,
+        weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not 0 < mask_ratio <= 1:
-            raise ConfigError(f'ViTKDLoss.mask_ratio={mask_ratio} must be above 0 and at most 1')
-        self.student_dims = student_dims
-        self.teacher_dims = teacher_dims
-        self.alpha = alpha
-        self.beta = beta
-        self.mask_ratio = mask_ratio
+        self.stated_dims = stated_dims(self, student_dims, teacher_dims)
+        self.weight = self.number('weight', weight)
+        self.alpha = self.number('alpha', alpha)
+        self.beta = self.number('beta', beta)
+        self.mask_ratio = self.number('mask_ratio', mask_ratio, positive=True, at_most=1)
+        self.align_shallow = nn.ModuleList()
+
+    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
+        for model in (student, teacher):
+            if model.depth < len(SHALLOW):
+                raise ConfigError(
+                    f'ViTKDLoss reads blocks 1 and 2, but the {model.role} has {model.depth}'
+                )
+        student_dims, teacher_dims = learned_dims(self, self.stated_dims, student, teacher)
 
         def align() -> nn.Module:
             same = student_dims == teacher_dims
@@ -66,36 +77,64 @@ class ViTKDLoss(DistillationLoss):
             nn.ReLU(inplace=True),
             nn.Conv2d(teacher_dims, teacher_dims, 3, padding=1),
         )
-
-    def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
-        check_dims(self, student, teacher)
         needs = Needs(tokens=(*SHALLOW, FINAL))
         return needs, needs
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        s, t = student.tokens, teacher.tokens
-        patches_s, patches_t = s[FINAL].patches.shape[1], t[FINAL].patches.shape[1]
-        if patches_s != patches_t or math.isqrt(patches_s) ** 2 != patches_s:
-            raise ConfigError(
-                f'student has {patches_s} patch tokens, teacher {patches_t}: ViTKDLoss needs equal '
-                'numbers, on a square grid'
-            )
+        if not self.align_shallow:
+            raise unbound(self)
+        grid = _common_grid(student.tokens[FINAL], teacher.tokens[FINAL])
+        s, t = (
+            {block: output.tokens[block].patches for block in (*SHALLOW, FINAL)}
+            for output in (student, teacher)
+        )
+        s = {block: patches.to(self.mask_token.dtype) for block, patches in s.items()}
+        t = {block: patches.detach() for block, patches in t.items()}
         mimicking = sum(
-            squared_error(align(s[block].patches), t[block].patches)
+            squared_error(align(s[block]), t[block])
             for block, align in zip(SHALLOW, self.align_shallow, strict=True)
         )
-        generation = self._generate(self.align_deep(s[FINAL].patches), t[FINAL].patches)
-        return self.alpha * mimicking + self.beta / self.mask_ratio * generation
+        generation = self._generate(self.align_deep(s[FINAL]), t[FINAL], grid)
+        return self.weight * (self.alpha * mimicking + self.beta / self.mask_ratio * generation)
 
-    def _generate(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """``student`` and ``teacher`` are (B, N, E), N a square number."""
+    def _generate(self, student: Tensor, teacher: Tensor, grid: tuple[int, int]) -> Tensor:
+        """``student`` and ``teacher`` are (B, N, E), N patches of a ``grid`` (rows, columns)."""
         B, N, E = student.shape
-        side = math.isqrt(N)
         mask = random_token_mask(B, N, self.mask_ratio, student.device)
-        visible = torch.where(mask.unsqueeze(-1), self.mask_token.to(student.dtype), student)
-        grid = visible.transpose(1, 2).reshape(B, E, side, side)
-        rebuilt = self.generation(grid).flatten(2).transpose(1, 2)
-        return squared_error(rebuilt, teacher, mask)
+        hidden = mask.unsqueeze(-1)
+        # Products rather than torch.where, which would hide a NaN of the student from the loss.
+        visible = student * ~hidden + self.mask_token.to(student.dtype) * hidden
+        rebuilt = self.generation(visible.transpose(1, 2).reshape(B, E, *grid))
+        return squared_error(rebuilt.flatten(2).transpose(1, 2), teacher, mask)
 
     def extra_repr(self) -> str:
-        return f'alpha={self.alpha}, beta={self.beta}, mask_ratio={self.mask_ratio}'
+        return (
+            f'{super().extra_repr()}, alpha={self.alpha}, beta={self.beta}, '
+            f'mask_ratio={self.mask_ratio}'
+        )
+
+
+def _common_grid(student: TokenTap, teacher: TokenTap) -> tuple[int, int]:
+    """Rows and columns of the patches of both models.
+
+    Raises:
+        ConfigError: If they differ, are unknown, or some patches are padding.
+    """
+    for role, tap in (('student', student), ('teacher', teacher)):
+        if tap.grid is None:
+            raise ConfigError(
+                f'how the {tap.patches.shape[1]} patch tokens of the {role} stand in rows and '
+                'columns is unknown: ViTKDLoss needs their grid'
+            )
+        if tap.mask is not None:
+            raise ConfigError(
+                f'the {role} has a mask of tokens that count: ViTKDLoss rebuilds patches from '
+                'their neighbours and has no place for padding'
+            )
+    if student.grid != teacher.grid:
+        raise ConfigError(
+            f'student has {student.grid} patch tokens (rows, columns), teacher {teacher.grid}: '
+            'ViTKDLoss needs equal grids'
+        )
+    assert student.grid is not None
+    return student.grid

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from shd_vit.functional import vkd_distance
 from shd_vit.functional.attention import widen
-from shd_vit.losses.base import ProjectedLoss
+from shd_vit.losses.base import Layers, ProjectedLoss
 from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import FINAL, Anatomy, TokenTap
 
@@ -32,8 +29,8 @@ class VkDLoss(ProjectedLoss):
     first step with weight decay turns P into zeros. All is in float32, whatever autocast says.
 
     Args:
-        student_dims: Width of the student.
-        teacher_dims: Width of the teacher.
+        student_dims: Width of the student. None takes it from the model.
+        teacher_dims: Width of the teacher. None takes it from the model.
         weight: Weight of the loss. The authors use 1.0, at which an untrained pair of models costs
             0.4 to 0.5 a pair of layers.
         layers: 'last', 'uniform' or a list of (student, teacher) layers, counted from 1, as in
@@ -45,16 +42,16 @@ class VkDLoss(ProjectedLoss):
 
     def __init__(
         self,
-        student_dims: int,
-        teacher_dims: int,
+        student_dims: int | None = None,
+        teacher_dims: int | None = None,
         weight: float = 1.0,
-        layers: str | Sequence[tuple[int, int]] = 'last',
+        layers: Layers = 'last',
     ) -> None:
         super().__init__(student_dims, teacher_dims, weight, layers)
         self.points: list[tuple[int | str, int | str]] = []
 
-    def make_projector(self) -> nn.Module:
-        linear = nn.Linear(self.student_dims, self.teacher_dims, bias=False)
+    def make_projector(self, student_dims: int, teacher_dims: int) -> nn.Module:
+        linear = nn.Linear(student_dims, teacher_dims, bias=False)
         return orthogonal(linear, orthogonal_map='cayley')
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
@@ -66,15 +63,17 @@ class VkDLoss(ProjectedLoss):
         students, teachers = zip(*self.points, strict=True)
         return Needs(tokens=students), Needs(tokens=teachers)
 
-    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
-        total: Any = 0.0
-        for (s, t), projector in zip(self.points, self.projectors, strict=True):
-            pooled_s, pooled_t = _pooled(student.tokens[s]), _pooled(teacher.tokens[t])
-            with torch.autocast(pooled_s.device.type, enabled=False):
-                total = total + vkd_distance(projector(pooled_s), pooled_t.detach())
-        return self.weight * total
+    def of_pair(self, number: int, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        s, t = self.points[number]
+        pooled_s, pooled_t = _pooled(student.tokens[s]), _pooled(teacher.tokens[t])
+        with torch.autocast(pooled_s.device.type, enabled=False):
+            return vkd_distance(self.projectors[number](pooled_s), pooled_t.detach())
 
 
 def _pooled(tap: TokenTap) -> Tensor:
-    """Mean of the patch tokens, (B, E)."""
-    return widen(tap.patches).mean(dim=1)
+    """Mean of the patch tokens that count, (B, E); 0 where none does."""
+    patches = widen(tap.patches)
+    if tap.mask is None:
+        return patches.mean(dim=1)
+    mask = tap.mask[:, tap.num_prefix :, None]
+    return patches.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

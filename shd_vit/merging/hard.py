@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from shd_vit.errors import check_number
 from shd_vit.merging.linear import merge_linear
 from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
 from shd_vit.pairing import Pair
@@ -18,13 +19,16 @@ class HardSelection(MergingStrategy):
     The draw is saved in checkpoints.
 
     Args:
-        seed: Of the draw. None takes torch's seed, which a run sets from ``randomness.seed``.
+        seed: Seed of the draw, a whole number below 2^63. None takes torch's seed, which a run sets
+            from ``randomness.seed``.
     """
 
     merge = staticmethod(merge_linear)  # of what is left, nothing merges
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
+        if seed is not None:
+            seed = check_number('HardSelection.seed', seed, whole=True, at_most=2**63 - 1)
         self.seed = seed
 
     def bind(self, heads: dict[Pair, tuple[int, int]]) -> None:

@@ -58,8 +58,9 @@ class _Registry:
         Raises:
             ConfigError: If there is no such strategy, or it does not take these arguments.
         """
-        options = dict(type=strategy) if isinstance(strategy, str) else dict(strategy)
-        cls = self.strategies.get(options.pop('type', None))
+        options = dict(strategy) if isinstance(strategy, dict) else dict(type=strategy)
+        name = options.pop('type', None)
+        cls = self.strategies.get(name) if isinstance(name, str) else None
         if cls is None:
             known = ', '.join(repr(name) for name in sorted(self.strategies))
             raise ConfigError(f'strategy={strategy!r} is unknown; allowed are {known}')

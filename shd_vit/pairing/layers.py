@@ -24,7 +24,8 @@ def check_layers(layers: object, loss: str) -> None:
     Raises:
         ConfigError: If ``layers`` is not 'uniform', 'last' or a list of pairs of numbers.
     """
-    if layers not in ('uniform', 'last') and not _are_pairs(layers):
+    is_known = isinstance(layers, str) and layers in ('uniform', 'last')
+    if not is_known and not _are_pairs(layers):
         raise ConfigError(
             f"{loss}.layers={layers!r} must be 'uniform', 'last' or a list of (student, teacher) "
             'pairs'
@@ -111,7 +112,7 @@ def _are_pairs(layers: object) -> bool:
         and not isinstance(layers, str)
         and len(layers) > 0
         and all(
-            isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+            isinstance(pair, Sequence) and len(pair) == 2 and all(type(n) is int for n in pair)
             for pair in layers
         )
     )

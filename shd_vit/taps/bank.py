@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.taps.anatomy import Anatomy
@@ -96,12 +97,17 @@ class TapBank:
         kept = self._store.pop()
         try:
             attention = [self._read(number, kept) for number in self.layers]
-            tokens = {t: TokenTap(kept[TOKENS, t], self._num_prefix) for t in self.tokens}
+            tokens = {t: self._tokens(kept[TOKENS, t]) for t in self.tokens}
         except KeyError as missing:
             raise RuntimeError(
                 f'nothing was recorded at {missing}: the layer did not run inside record()'
             ) from None
         return Captured(attention, tokens)
+
+    def _tokens(self, x: Tensor) -> TokenTap:
+        patches = x.shape[1] - self._num_prefix
+        side = math.isqrt(patches)
+        return TokenTap(x, self._num_prefix, grid=(side, side) if side**2 == patches else None)
 
     def _read(self, number: int, kept: dict[Key, Any]) -> AttentionTap:
         name, attn, family = self.anatomy.layers[number - 1]

@@ -43,10 +43,19 @@ class AttentionTap(NamedTuple):
 
 
 class TokenTap(NamedTuple):
-    """Tokens after a block: ``x`` (B, N, E), of which the first ``num_prefix`` are not patches."""
+    """Tokens after a block.
+
+    Attributes:
+        x: (B, N, E).
+        num_prefix: How many of the N come before the patches.
+        mask: Bool (B, N), True at tokens that count, False at padding. None counts all.
+        grid: Rows and columns of the patches. None if not known.
+    """
 
     x: Tensor
     num_prefix: int
+    mask: Tensor | None = None
+    grid: tuple[int, int] | None = None
 
     @property
     def patches(self) -> Tensor:

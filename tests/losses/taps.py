@@ -21,14 +21,17 @@ def bound(loss, student_dim=4, teacher_dim=6, student_depth=2, teacher_depth=2):
     return loss
 
 
-def tokens(dim, depth=2, patches=9, prefix=1, B=3, dtype=torch.float64):
+def tokens(dim, depth=2, patches=9, prefix=1, B=3, dtype=torch.float64, mask=None, grid=(3, 3)):
     """Block outputs that ask for gradients, of a teacher too, to see that it gets none."""
     return ModelOutput(
         None,
         {},
         {
             n: TokenTap(
-                torch.randn(B, prefix + patches, dim, dtype=dtype, requires_grad=True), prefix
+                torch.randn(B, prefix + patches, dim, dtype=dtype, requires_grad=True),
+                prefix,
+                mask,
+                grid,
             )
             for n in (*range(1, depth + 1), FINAL)
         },

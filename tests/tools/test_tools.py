@@ -106,7 +106,7 @@ def accuracy(config, checkpoint, out, data, *arguments):
 
 def test_training_opens_with_the_table_and_logs_every_loss(trained):
     work, output = trained
-    for part in ('Distillation', 'ImageClassifier(DeiT3)', 'loss_shd', '4<-4', 'beta=1.0'):
+    for part in ('Distillation', 'ImageClassifier(DeiT3)', 'loss_shd', '4<-4', 'weight=1.0'):
         assert part in output
     line = next(line for line in output.splitlines() if 'Epoch(train)' in line)
     for name in ('loss', 'loss_cls', 'loss_vitkd', 'loss_nkd', 'loss_shd', 'eta'):

@@ -2,7 +2,7 @@
 
 from mmpretrain.registry import MODELS
 
-from shd_vit import losses
+from shd_vit.distillation.registry import LOSSES
 from shd_vit.hosts import mmpretrain  # noqa: F401  (decorators register)
 from shd_vit.hosts.mmpretrain import distiller, ffcv_loader  # noqa: F401
 from shd_vit.hosts.mmpretrain.config_names import register_configs
@@ -11,8 +11,5 @@ from shd_vit.hosts.mmpretrain.deit3_repair import repair_deit3
 register_configs()
 repair_deit3()
 
-for name in losses.__all__:
-    cls = getattr(losses, name)
-    is_loss = isinstance(cls, type) and issubclass(cls, losses.DistillationLoss)
-    if is_loss and cls is not losses.DistillationLoss:
-        MODELS.register_module(module=cls)
+for cls in LOSSES.classes.values():
+    MODELS.register_module(module=cls)

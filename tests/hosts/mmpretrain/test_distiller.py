@@ -311,7 +311,7 @@ def test_summary_names_models_pairs_and_weights():
         'ImageClassifier(DeiT3)',
         'ImageClassifier(VisionTransformer)',
         'vitkd: ViTKDLoss',
-        'beta=0.25',
+        'weight=0.25',
         '2<-2',
         'gamma=1.5',
     ):
