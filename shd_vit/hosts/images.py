@@ -135,7 +135,7 @@ def _refuse_size(wanted: tuple[int, int] | None, given: tuple[int, int], how: st
 
 
 def _checked_size(size: Any) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ConfigError(f'image_size={size!r} must be a number of pixels, or (height, width)')
     return sides

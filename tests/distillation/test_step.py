@@ -40,7 +40,7 @@ def build(losses=None, schedules=None, student=None, teacher=None, seed=0):
     torch.manual_seed(seed)
     student, teacher = student or Encoder(2), teacher or Encoder(4, dropout=0.5)
     if losses is None:
-        losses = dict(shd=SHDLoss(beta=2.0, compile=False), kd=KDLoss(2.0))
+        losses = dict(shd=SHDLoss(beta=2.0, compile=False), kd=KDLoss(temperature=2.0))
     return Distillation(losses, student.train(), teacher, schedules), student, teacher
 
 
@@ -93,7 +93,7 @@ def test_a_schedule_rests_the_teacher_and_leaves_a_gradient_of_zero():
     losses = dict(shd=SHDLoss(compile=False), feature=FeatureProjectorLoss(8, 16))
     d, student, teacher = build(losses, {n: LossSchedule(stop=1) for n in losses})
     x, y = batch()
-    with pytest.raises(ConfigError, match='the schedule of shd would never be followed'):
+    with pytest.raises(ConfigError, match=r'the schedule of shd would never be followed'):
         d.record_teacher(teacher, x)
     d.schedules.set_epoch(0.5)
     terms = d.terms(d.record_student(student, x), d.record_teacher(teacher, x), y)
@@ -128,7 +128,7 @@ def test_weights_that_both_models_have_are_refused_by_name():
     with pytest.raises(ConfigError, match=r"'blocks.1.self_attn.in_proj_weight' of the student.*"):
         build(student=student, teacher=teacher)
     assert all(p.requires_grad for p in student.parameters())
-    with pytest.raises(ConfigError, match="'embed.weight' of the student is also 'embed.weight'"):
+    with pytest.raises(ConfigError, match=r"'embed.weight' of the student is also 'embed.weight'"):
         build(student=teacher, teacher=teacher)
 
 
@@ -137,7 +137,7 @@ def test_other_classes_are_refused_where_a_loss_reads_logits(classes, shown):
     teacher = Encoder(4, classes=max(classes, 1))
     teacher.num_classes = classes
     for losses in (dict(kd=KDLoss()), dict(shd=SHDLoss(), nkd=NKDLoss())):
-        with pytest.raises(ConfigError, match=f'student has 5 classes, the teacher {shown}: n?kd'):
+        with pytest.raises(ConfigError, match=rf'student has 5 classes, the teacher {shown}: n?kd'):
             build(losses, teacher=teacher)
     d, student, _ = build(dict(shd=SHDLoss(compile=False)), teacher=teacher)
     x, _ = batch()
@@ -160,10 +160,10 @@ def test_a_teacher_in_half_precision_keeps_it_under_autocast(dtype):
 
 def test_what_is_not_finite_is_named():
     terms = dict(shd=torch.tensor(1.0), kd=torch.tensor(float('nan')), a=torch.tensor(torch.inf))
-    with pytest.raises(NonFiniteLoss, match='^kd=nan, a=inf is not finite'):
+    with pytest.raises(NonFiniteLoss, match=r'^kd=nan, a=inf is not finite'):
         refuse_non_finite(sum(terms.values()), terms)
     big = torch.tensor(3e38)
-    with pytest.raises(NonFiniteLoss, match='^the sum of losses'):
+    with pytest.raises(NonFiniteLoss, match=r'^the sum of losses'):
         refuse_non_finite(big + big, dict(a=big, b=big))
     refuse_non_finite(terms['shd'], terms)
 

@@ -55,7 +55,7 @@ def test_resized_as_pillow_resizes(size):
 
 @pytest.mark.parametrize('size', [0, -3, 2.5, (3,), (3, 4, 5), 'large'])
 def test_no_size(size):
-    with pytest.raises(ConfigError, match='image_size='):
+    with pytest.raises(ConfigError, match=r'image_size='):
         TeacherImages(size=size)
 
 
@@ -97,9 +97,9 @@ def test_a_size_is_fixed_where_the_model_refuses_others(name):
     assert (size is None) == takes_others
     if size is not None:
         model(torch.randn(1, 3, *size))
-        with pytest.raises(ConfigError, match=f'teacher takes images of {size[0]} x {size[1]}'):
+        with pytest.raises(ConfigError, match=rf'teacher takes images of {size[0]} x {size[1]}'):
             TeacherImages()(other, model)
-        with pytest.raises(ConfigError, match='it would get 32 x 40.*image_size='):
+        with pytest.raises(ConfigError, match=r'it would get 32 x 40.*image_size='):
             TeacherImages().check(vit(img_size=(32, 40)), model)
         images = TeacherImages(size=size)
         images.check(vit(img_size=(32, 40)), model)
@@ -107,7 +107,7 @@ def test_a_size_is_fixed_where_the_model_refuses_others(name):
 
 
 def test_other_channels_are_refused():
-    with pytest.raises(ConfigError, match='student reads images of 1 channels, the teacher of 3'):
+    with pytest.raises(ConfigError, match=r'student reads images of 1 channels, the teacher of 3'):
         TeacherImages().check(vit(in_chans=1), vit())
 
 

@@ -185,14 +185,14 @@ def test_a_teacher_in_half_precision(dtype):
     for name in ('loss_shd', 'loss_kd'):
         assert_close(given[name], expected[name], rtol=0.05, atol=1e-3)
     sum(given.values()).backward()
-    with pytest.raises(ConfigError, match="model.teacher.dtype='half' must be"):
+    with pytest.raises(ConfigError, match=r"model.teacher.dtype='half' must be"):
         MODELS.build(distiller_config(teacher=dict(teacher, dtype='half')))
 
 
 def test_a_head_with_a_loss_of_its_own_is_refused():
     student = mmpretrain_classifier(3)
     student['head'] = dict(type='ArcFaceClsHead', num_classes=10, in_channels=24)
-    with pytest.raises(ConfigError, match='model.student.head ArcFaceClsHead computes its loss'):
+    with pytest.raises(ConfigError, match=r'model.student.head ArcFaceClsHead computes its loss'):
         MODELS.build(distiller_config(student, losses=SHD))
 
 
@@ -200,7 +200,7 @@ def test_sigmoids_are_not_distilled_as_softmaxes():
     student = mmpretrain_classifier(3)
     student['head'] = dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=24)
     for name in ('KDLoss', 'NKDLoss'):
-        with pytest.raises(ConfigError, match='compares softmaxes over classes, but MultiLabel'):
+        with pytest.raises(ConfigError, match=r'compares softmaxes over classes, but MultiLabel'):
             MODELS.build(distiller_config(student, losses=SHD | dict(kd=dict(type=name))))
     distiller = build_distiller(student, losses=SHD)
     images, _ = batch(2)

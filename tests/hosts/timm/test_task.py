@@ -226,7 +226,7 @@ def test_ema_is_a_model_of_its_own():
         average(batch()[0])  # writes into no tap of the student
         task.get_eval_model()(batch()[0])
     assert len(task.distillation.student_bank.collect().attention) == 2
-    with pytest.raises(RuntimeError, match='setup_ema'):
+    with pytest.raises(RuntimeError, match=r'setup_ema'):
         build().load_task_state(dict(losses={}), ema=True)
 
 
@@ -273,7 +273,7 @@ def test_mixed_labels_go_to_criterion_and_losses():
 
 def test_losses_that_look_first_are_shown_images():
     task = build(shd=dict(strategy='head_matching', compile=False), vitkd=False)
-    with pytest.raises(ConfigError, match='see training images'):
+    with pytest.raises(ConfigError, match=r'see training images'):
         task(*batch())
     task.settle([batch(seed=seed)[0] for seed in range(2)])
     assert task(*batch())['shd_loss'] > 0
@@ -284,24 +284,24 @@ def test_teacher_by_name_and_path(tmp_path):
     teacher = create_model('vit_tiny_patch16_224', num_classes=10, depth=2)
     torch.save(teacher.state_dict(), tmp_path / 'teacher.pth')
     # The file does not fit the full model that the name makes: timm says so, having read it.
-    with pytest.raises(RuntimeError, match='Missing key'):
+    with pytest.raises(RuntimeError, match=r'Missing key'):
         SHDDistillationTask(
             model(), 'vit_tiny_patch16_224', teacher_pretrained_path=str(tmp_path / 'teacher.pth')
         )
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(ConfigError, match='nothing to distil'):
+    with pytest.raises(ConfigError, match=r'nothing to distil'):
         build(shd=False, vitkd=False, nkd=False)
-    with pytest.raises(ConfigError, match='losses names nkd'):
+    with pytest.raises(ConfigError, match=r'losses names nkd'):
         build(losses=dict(nkd=KDLoss()))
-    with pytest.raises(ConfigError, match='3 heads'):
+    with pytest.raises(ConfigError, match=r'3 heads'):
         build(teacher_model=model(2))
-    with pytest.raises(UnsupportedAttention, match='no attention'):
+    with pytest.raises(UnsupportedAttention, match=r'no attention'):
         build(teacher_model=create_model('resnet10t', num_classes=10))
     distilled = model(name='deit_tiny_distilled_patch16_224')
     distilled.set_distilled_training(True)
-    with pytest.raises(ConfigError, match='set_distilled_training'):
+    with pytest.raises(ConfigError, match=r'set_distilled_training'):
         SHDDistillationTask(distilled, model(6))
 
 
@@ -309,14 +309,14 @@ def test_what_cannot_work_is_refused():
 def test_none_and_false_are_off(off):
     task = build(shd=off, vitkd=off, nkd=True)
     assert list(task.distillation.losses) == ['nkd']
-    with pytest.raises(ConfigError, match='nothing to distil'):
+    with pytest.raises(ConfigError, match=r'nothing to distil'):
         build(shd=off, vitkd=off, nkd=off)
 
 
 @pytest.mark.parametrize('flag', ['yes', 1, 0, 2.0, []])
 def test_a_flag_that_is_none_is_refused(flag):
     for name in ('shd', 'vitkd', 'nkd'):
-        with pytest.raises(ConfigError, match=f'{name}=.* must be True, False or a dict'):
+        with pytest.raises(ConfigError, match=rf'{name}=.* must be True, False or a dict'):
             build(**{name: flag})
 
 
@@ -337,16 +337,16 @@ def test_a_random_classifier_of_a_pretrained_teacher_is_refused(tmp_path):
 def test_schedules_are_followed():
     task = build(shd=dict(compile=False), vitkd=False, schedules=dict(shd=dict(stop=2)))
     images, labels = batch()
-    with pytest.raises(ConfigError, match='call set_epoch'):
+    with pytest.raises(ConfigError, match=r'call set_epoch'):
         task(images, labels)
     task.set_epoch(0)
     assert task(images, labels)['shd_loss'] > 0
     task.set_epoch(2)
     result = task(images, labels)
     assert result['shd_loss'] == 0 < result['nkd_loss']
-    with pytest.raises(ConfigError, match='schedules.vkd: there is no such loss'):
+    with pytest.raises(ConfigError, match=r'schedules.vkd: there is no such loss'):
         build(schedules=dict(vkd=dict(stop=2)))
-    with pytest.raises(ConfigError, match='schedules.shd.stop=-1'):
+    with pytest.raises(ConfigError, match=r'schedules.shd.stop=-1'):
         build(schedules=dict(shd=dict(stop=-1)))
 
 
@@ -354,13 +354,13 @@ def test_what_is_not_finite_is_named_before_the_step():
     task = build(vitkd=False)
     with torch.no_grad():
         task.teacher.model.head.weight.fill_(torch.nan)
-    with pytest.raises(NonFiniteLoss, match='^nkd_loss=nan is not finite'):
+    with pytest.raises(NonFiniteLoss, match=r'^nkd_loss=nan is not finite'):
         task(*batch())
 
 
 def test_a_teacher_of_other_patches_at_its_own_image_size():
     teacher = model(6, seed=7, img_size=28, patch_size=7)
-    with pytest.raises(ConfigError, match='image_size=28'):
+    with pytest.raises(ConfigError, match=r'image_size=28'):
         build(teacher_model=teacher)
     task = build(teacher_model=teacher, teacher_image_size=28, vitkd=False)
     images, labels = batch()
@@ -388,11 +388,11 @@ def test_models_that_timm_does_not_know_are_refused():
         image_size=32, patch_size=8, num_labels=10,
     )  # fmt: skip
     other = transformers.ViTForImageClassification(config)
-    with pytest.raises(ConfigError, match='teacher_model ViTForImage.* a model of transformers'):
+    with pytest.raises(ConfigError, match=r'teacher_model ViTForImage.* a model of transformers'):
         build(teacher_model=other)
-    with pytest.raises(ConfigError, match='student_model ViTForImage.* must be a model of timm'):
+    with pytest.raises(ConfigError, match=r'student_model ViTForImage.* must be a model of timm'):
         SHDDistillationTask(other, model(6))
-    with pytest.raises(ConfigError, match='student reads images of 3 channels, the teacher of 1'):
+    with pytest.raises(ConfigError, match=r'student reads images of 3 channels, the teacher of 1'):
         build(teacher_model=model(6, in_chans=1))
 
 
