@@ -10,13 +10,25 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'shd_vit/version.py').read_text())[1]
 
+# Who has the full mmcv takes 'mmpretrain', who has none 'lite': the full one and the lite one clash.
+MMPRETRAIN = [
+    'torchvision>=0.29',
+    'mmengine>=0.10.7',
+    'mmpretrain>=1.2.0',
+    'rich>=15.0',
+    # mmengine reads `mmpretrain::...` configs through pkg_resources, which 81 dropped.
+    'setuptools<81',
+]
 EXTRAS = {
-    # mmpretrain needs one mmcv. Who has the full mmcv leaves this out: the two clash.
-    'lite': ['mmcv-lite>=2.2.0'],
+    'mmpretrain': MMPRETRAIN,
+    'lite': [*MMPRETRAIN, 'mmcv-lite>=2.2.0'],
+    'timm': ['torchvision>=0.29', 'timm>=1.0.31', 'tqdm>=4.66'],
+    'transformers': ['transformers>=5.23'],
     # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
     'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
     'onnx': ['onnx>=1.23', 'onnxruntime>=1.32', 'onnxscript>=0.7'],
-    'figures': ['matplotlib>=3.11'],
+    # Studies and figures.
+    'lab': ['matplotlib>=3.11', 'pyyaml>=6.0', 'rich>=15.0', 'scipy>=1.16'],
     'docs': ['mkdocs-material>=9.8', 'mkdocstrings-python>=2.0'],
     'dev': [
         'hypothesis>=6.100',
@@ -28,10 +40,12 @@ EXTRAS = {
         'scikit-image>=0.26',
         'scikit-learn>=1.9',
         'tensorboard>=2.21',
-        'transformers>=5.23',
+        # Adapters on layers that are tapped.
+        'peft>=0.18',
     ],
 }
-EXTRAS['dev'] += EXTRAS['docs'] + EXTRAS['figures'] + EXTRAS['onnx']
+for extra in ('mmpretrain', 'timm', 'transformers', 'lab', 'onnx', 'docs'):
+    EXTRAS['dev'] += EXTRAS[extra]
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
 
 # Beside caches, scripts that set up and test a clone.
@@ -55,7 +69,7 @@ class BuildWithTools(build_py):
 setup(
     name='shd_vit',
     version=VERSION,
-    description='Squeezing-Heads Distillation of vision transformers, for mmpretrain and timm',
+    description='Squeezing-Heads Distillation of transformers, for mmpretrain and timm',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
@@ -72,15 +86,7 @@ setup(
     entry_points={'console_scripts': ['shd_vit = shd_vit.__main__:main']},
     cmdclass={'build_py': BuildWithTools},
     python_requires='>=3.10,<3.13',
-    install_requires=[
-        'torch>=2.14',
-        'torchvision>=0.29',
-        'timm>=1.0.31',
-        'mmengine>=0.10.7',
-        'mmpretrain>=1.2.0',
-        'rich>=15.0',
-        # mmengine reads `mmpretrain::...` configs through pkg_resources, which 81 dropped.
-        'setuptools<81',
-    ],
+    # What hosts need beside comes with their extras.
+    install_requires=['torch>=2.14'],
     extras_require=EXTRAS,
 )

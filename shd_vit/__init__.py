@@ -1,11 +1,14 @@
-"""Squeezing-Heads Distillation of vision transformers.
+"""Squeezing-Heads Distillation of transformers.
 
-Importing the package registers its losses, ``ViTDistiller`` and ``DistillRunner`` with mmpretrain
-where that is installed; the maths, taps and losses need torch alone.
+All that is named here needs torch alone. Hosts are packages of their own: importing
+``shd_vit.hosts.mmpretrain`` registers losses, ``ViTDistiller`` and ``DistillRunner`` with mmpretrain;
+where mmengine has been imported before, as by a config's ``custom_imports``, this package does it.
 """
 
-import warnings
+import sys
+from importlib.util import find_spec
 
+from shd_vit.distillation import Distillation
 from shd_vit.errors import (
     CheckpointError,
     ConfigError,
@@ -26,19 +29,13 @@ from shd_vit.losses import (
     ViTKDLoss,
     VkDLoss,
 )
+from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import ATTENTION_TAPS, TapBank
 from shd_vit.version import __version__
 
-with warnings.catch_warnings():
-    # By mmcv-lite, of an operator that no vision transformer uses.
-    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
-    try:
-        import mmpretrain  # noqa: F401
-    except ModuleNotFoundError as missing:
-        if missing.name not in ('mmpretrain', 'mmengine', 'mmcv'):
-            raise
-    else:
-        from shd_vit.hosts.mmpretrain import plugin  # noqa: F401
+# A config's custom_imports=['shd_vit'] is read by mmengine, which then is to know ViTDistiller.
+if 'mmengine' in sys.modules and find_spec('mmpretrain') is not None:
+    from shd_vit.hosts import mmpretrain  # noqa: F401
 
 __all__ = [
     'ATTENTION_TAPS',
@@ -46,10 +43,13 @@ __all__ = [
     'CheckpointError',
     'ConfigError',
     'DatasetError',
+    'Distillation',
     'DistillationLoss',
     'FeatureProjectorLoss',
     'KDLoss',
+    'ModelOutput',
     'NKDLoss',
+    'Needs',
     'NonFiniteLoss',
     'SHDLoss',
     'SelfCorrelationLoss',

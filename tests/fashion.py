@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmpretrain.registry import MODELS
 
-import shd_vit  # noqa: F401  (registers)
+import shd_vit.hosts.mmpretrain  # noqa: F401  (registers)
 
 CONFIGS = 'configs/fashion_mnist'
 TRAIN, TEST = 64, 20

@@ -4,6 +4,8 @@ import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+import shd_vit.hosts.mmpretrain  # noqa: F401  (registers)
+
 TIMM_ARCH = dict(img_size=32, patch_size=8, depth=2, num_classes=10)
 
 

@@ -86,6 +86,58 @@ def test_training_from_the_wheel(wheel, tmp_path):
         assert f'{ROOT / folder}/' not in output.stdout, 'all is read from the wheel'
 
 
+CORE = """
+import sys
+for name in ('mmengine', 'mmpretrain', 'mmcv', 'timm', 'transformers', 'diffusers', 'torchvision',
+             'rich', 'scipy', 'matplotlib', 'numba', 'ffcv', 'safetensors', 'PIL', 'yaml'):
+    sys.modules[name] = None
+import torch
+from torch import nn
+import shd_vit
+before = set(sys.modules)
+student, teacher = (nn.TransformerEncoderLayer(4 * n, n, 8, batch_first=True) for n in (2, 4))
+losses = dict(shd=shd_vit.SHDLoss(compile=False))
+d = shd_vit.Distillation(losses, student, teacher)
+taught = d.record_teacher(teacher, torch.randn(3, 5, 16))
+learned = d.record_student(student, torch.randn(3, 5, 8))
+d.terms(learned, taught, None)['shd'].backward()
+assert student.self_attn.in_proj_weight.grad.any()
+"""
+CUSTOM_IMPORTS = """
+import sys
+from mmengine.config import Config
+if {first}:
+    import shd_vit.hosts.mmpretrain
+Config.fromfile(sys.argv[1])
+from mmpretrain.models.backbones.deit3 import DeiT3TransformerEncoderLayer
+from mmpretrain.registry import MODELS, RUNNERS
+assert MODELS.get('ViTDistiller') and MODELS.get('SHDLoss') and RUNNERS.get('DistillRunner')
+assert hasattr(DeiT3TransformerEncoderLayer.forward, '__wrapped__')
+"""
+ALONE = """
+import sys
+import shd_vit
+hosts = ('mmengine', 'mmpretrain', 'mmcv', 'timm', 'transformers', 'diffusers', 'torchvision')
+assert not [name for name in hosts if name in sys.modules]
+import mmpretrain.registry
+assert mmpretrain.registry.MODELS.get('ViTDistiller') is None
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first', [False, True])
+def test_custom_imports_of_a_config_register_with_mmpretrain(first, tmp_path):
+    (tmp_path / 'mine.py').write_text("custom_imports = dict(imports=['shd_vit'])")
+    code = CUSTOM_IMPORTS.format(first=first)
+    subprocess.run([sys.executable, '-c', code, tmp_path / 'mine.py'], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code', [CORE, ALONE], ids=['needs torch alone', 'touches no host'])
+def test_the_core(code):
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
 @pytest.fixture
 def call(monkeypatch):
     """main() with a command line, which it may change as it likes."""

@@ -3,7 +3,6 @@
 import mmengine
 from mmengine.evaluator import DumpResults
 
-import shd_vit  # noqa: F401  (registers)
 from shd_vit.hosts.mmpretrain.cli import build_runner, config_parser, read_config, run_tool
 from shd_vit.hosts.mmpretrain.model_config import plain_classifier
 

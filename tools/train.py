@@ -2,7 +2,6 @@
 
 import torch
 
-import shd_vit  # noqa: F401  (registers)
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.mmpretrain.cli import build_runner, config_parser, read_config, run_tool
 from shd_vit.hosts.mmpretrain.ffcv_config import train_from_ffcv

@@ -1,6 +1,24 @@
-"""Running distillation with mmengine."""
+"""mmpretrain: distillation by mmengine's runner.
 
+Importing it registers losses, ``ViTDistiller``, ``DistillRunner``, hooks and loaders, lets configs be
+named ``shd_vit::...``, and mends mmpretrain's DeiT3.
+"""
+
+import warnings
+
+with warnings.catch_warnings():
+    # By mmcv-lite, of an operator that no vision transformer uses.
+    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+    import mmpretrain.models  # noqa: F401
+
+from mmpretrain.registry import MODELS
+
+from shd_vit.distillation.registry import LOSSES
 from shd_vit.hosts.mmpretrain.checkpoint import load_weights, safe_load, student_weights
+from shd_vit.hosts.mmpretrain.config_names import register_configs
+from shd_vit.hosts.mmpretrain.deit3_repair import repair_deit3
+from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
+from shd_vit.hosts.mmpretrain.ffcv_loader import FFCVLoader
 from shd_vit.hosts.mmpretrain.hooks import (
     ChannelOrderHook,
     EpochSeedHook,
@@ -12,15 +30,22 @@ from shd_vit.hosts.mmpretrain.optim import BFloat16OptimWrapper
 from shd_vit.hosts.mmpretrain.runner import DistillRunner
 from shd_vit.hosts.mmpretrain.schedule_hook import LossScheduleHook
 
+register_configs()
+repair_deit3()
+for cls in LOSSES.classes.values():
+    MODELS.register_module(module=cls)
+
 __all__ = [
     'BFloat16OptimWrapper',
     'ChannelOrderHook',
     'DistillRunner',
     'EpochSeedHook',
+    'FFCVLoader',
     'LossMonitorHook',
     'LossScheduleHook',
     'PlainCheckpointHook',
     'SettleHook',
+    'ViTDistiller',
     'load_weights',
     'safe_load',
     'student_weights',

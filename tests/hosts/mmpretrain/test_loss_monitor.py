@@ -243,8 +243,7 @@ def test_a_compiled_step_is_watched_without_a_change(monkeypatch):
 
 DDP = """
 import sys, torch, torch.distributed as dist
-sys.path[:0] = ['tests', 'tests/engine', '.']
-import shd_vit
+sys.path[:0] = ['tests', 'tests/hosts/mmpretrain', '.']
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from models import batch, build_distiller

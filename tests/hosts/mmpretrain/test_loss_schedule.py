@@ -247,7 +247,6 @@ def test_a_changing_factor_compiles_one_graph(monkeypatch):
 DDP = """
 import sys, torch, torch.distributed as dist
 sys.path[:0] = ['tests', '.']
-import shd_vit
 from mmengine.model import MMDistributedDataParallel
 from models import all_losses, batch, build_distiller
 from shd_vit.command import leave_group

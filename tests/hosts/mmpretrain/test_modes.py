@@ -243,7 +243,6 @@ def test_ema_averages_the_student_alone():
 DDP = """
 import sys, torch, torch.distributed as dist
 sys.path[:0] = ['tests', '.']
-import shd_vit
 from mmengine.model import MMDistributedDataParallel
 from test_modes import distiller
 from models import batch
