@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'shd_vit/version.py').read_text())[1]
 
-# Who has the full mmcv takes 'mmpretrain', who has none 'lite': the full one and the lite one clash.
+# Who has the full mmcv takes 'mmpretrain', who has none 'lite': the two kinds of mmcv clash.
 MMPRETRAIN = [
     'torchvision>=0.29',
     'mmengine>=0.10.7',

@@ -1,8 +1,8 @@
 """Squeezing-Heads Distillation of transformers.
 
 All that is named here needs torch alone. Hosts are packages of their own: importing
-``shd_vit.hosts.mmpretrain`` registers losses, ``ViTDistiller`` and ``DistillRunner`` with mmpretrain;
-where mmengine has been imported before, as by a config's ``custom_imports``, this package does it.
+``shd_vit.hosts.mmpretrain`` registers losses, ``ViTDistiller`` and ``DistillRunner`` with
+mmpretrain; where mmengine was imported before, as by a config's ``custom_imports``, so does this.
 """
 
 import sys

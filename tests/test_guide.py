@@ -13,7 +13,20 @@ from shd_vit import TapBank, attention_maps
 from shd_vit.taps import ATTENTION_TAPS
 
 GUIDE = (Path(__file__).parents[1] / 'docs/guide.md').read_text()
-TAPPING, FAMILY, LOSS = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
+STEP, TAPPING, FAMILY, LOSS = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
+
+
+def test_a_step_of_ones_own():
+    student, teacher = (MODELS.build(mmpretrain_classifier(heads)) for heads in (3, 6))
+    labels = torch.tensor([0, 1, 2, 3])
+    names = dict(
+        student=student, teacher=teacher, images=batch()[0], labels=labels,
+        cross_entropy=nn.functional.cross_entropy,
+    )  # fmt: skip
+    exec(STEP, names)
+    names['loss'].backward()
+    assert names['terms'].keys() == {'shd', 'nkd'}
+    assert student.backbone.layers[0].attn.qkv.weight.grad.any()
 
 
 def test_tapping():

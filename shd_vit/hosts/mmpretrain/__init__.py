@@ -1,7 +1,7 @@
 """mmpretrain: distillation by mmengine's runner.
 
-Importing it registers losses, ``ViTDistiller``, ``DistillRunner``, hooks and loaders, lets configs be
-named ``shd_vit::...``, and mends mmpretrain's DeiT3.
+Importing it registers losses, ``ViTDistiller``, ``DistillRunner``, hooks and loaders, lets configs
+be named ``shd_vit::...``, and mends mmpretrain's DeiT3.
 """
 
 import warnings
