@@ -106,7 +106,7 @@ def test_every_number_and_weight_is_among_them(name):
         *((name, 'temperature', [0], 'above 0') for name, f in FIELDS if f == 'temperature'),
         ('ViTKDLoss', 'mask_ratio', [0, 1.01], 'above 0 and at most 1'),
         *(
-            (name, field, [0, -3, 4.0, '4', True], 'a whole number, above 0')
+            (name, field, [0, -3, 4.0, '4', True], 'a whole number, above 0 (or None)')
             for name in PROJECTED
             for field in ('student_dims', 'teacher_dims')
         ),
