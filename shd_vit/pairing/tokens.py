@@ -18,7 +18,7 @@ class KeptTokens(NamedTuple):
 
     Attributes:
         prefix: Positions of those prefix tokens, in the order of comparison.
-        num_prefix: Of how many.
+        num_prefix: How many prefix tokens the model has.
     """
 
     prefix: tuple[int, ...] = ()
@@ -56,7 +56,7 @@ def align_tokens(tokens: str, student: Anatomy, teacher: Anatomy, loss: str) -> 
         tokens: 'all': every token of both. 'shared': the prefix tokens that both have, and all
             patches. 'patches': those alone.
         student: Gives the order.
-        teacher: The other.
+        teacher: Its tokens are put in the student's order.
         loss: Names the owner of ``tokens`` in errors.
 
     Raises:

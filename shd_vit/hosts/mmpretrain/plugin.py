@@ -10,6 +10,4 @@ from shd_vit.hosts.mmpretrain.deit3_repair import repair_deit3
 
 register_configs()
 repair_deit3()
-
-for cls in LOSSES.classes.values():
-    MODELS.register_module(module=cls)
+LOSSES.follow(lambda cls: MODELS.register_module(module=cls))
