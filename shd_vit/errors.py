@@ -38,6 +38,7 @@ def check_number(
     positive: bool = False,
     at_most: float = sys.float_info.max,
     whole: bool = False,
+    optional: bool = False,
 ) -> Any:
     """A hyper-parameter as a plain int or float, for every number that a user may write.
 
@@ -47,10 +48,13 @@ def check_number(
         positive: Whether 0 is refused, too.
         at_most: The largest that is allowed. The default refuses infinity alone.
         whole: Whether it must be an integer.
+        optional: Whether it may be None, which is left as it is.
 
     Raises:
         ConfigError: Naming field, value and what is allowed.
     """
+    if value is None and optional:
+        return None
     if isinstance(value, Integral if whole else Real) and not isinstance(value, bool):
         number = int(value) if isinstance(value, Integral) else float(value)
         if (number > 0 if positive else number >= 0) and number <= at_most:  # never so for NaN
@@ -59,5 +63,5 @@ def check_number(
     most = f' and at most {at_most:g}' if at_most < sys.float_info.max else ''
     raise ConfigError(
         f'{field}={value!r} must be a {kind} number, {"above 0" if positive else "not negative"}'
-        f'{most}'
+        f'{most}{" (or None)" if optional else ""}'
     )

@@ -25,6 +25,7 @@ class LossRegistry:
     def __init__(self) -> None:
         self.classes: dict[str, type[DistillationLoss]] = {}
         self.short: dict[str, str] = {}
+        self._followers: list[Callable[[type[DistillationLoss]], Any]] = []
 
     def register(self, short: str | None = None) -> Callable[[Loss], Loss]:
         """Decorate a loss with its short name, if it is to have one.
@@ -42,9 +43,17 @@ class LossRegistry:
             self.classes[cls.__name__] = cls
             if short is not None:
                 self.short[short] = cls.__name__
+            for take in self._followers:
+                take(cls)
             return cls
 
         return decorate
+
+    def follow(self, take: Callable[[type[DistillationLoss]], Any]) -> None:
+        """Have a host's own registry ``take`` every class, now and whenever one is registered."""
+        self._followers.append(take)
+        for cls in self.classes.values():
+            take(cls)
 
     def get(self, name: object) -> type[DistillationLoss] | None:
         """The class of that name, long or short; None if there is none."""

@@ -71,9 +71,11 @@ def nkd_loss(
     y = labels.long().unsqueeze(1)
     log_s_y = F.log_softmax(student_logits, dim=1).gather(1, y)
     t_y = teacher_logits.softmax(dim=1).gather(1, y)
-    others = torch.ones_like(student_logits, dtype=torch.bool).scatter_(1, y, False)
-    s_others = student_logits[others].view(len(y), -1) / temperature
-    t_others = teacher_logits[others].view(len(y), -1) / temperature
+    # Indices of the other classes, in order; a boolean mask would wait for the device.
+    others = torch.arange(student_logits.shape[1] - 1, device=y.device)
+    others = others + (others >= y)
+    s_others = student_logits.gather(1, others) / temperature
+    t_others = teacher_logits.gather(1, others) / temperature
     non_target = F.cross_entropy(s_others, t_others.softmax(dim=1))
     return -(t_y * log_s_y).mean() + gamma * temperature**2 * non_target
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError, check_number
 from shd_vit.pairing import ModelOutput, Needs, Pairs, check_layers, layer_pairs, same_prefix
-from shd_vit.taps import Anatomy, TokenTap
+from shd_vit.taps import Anatomy
 
 Layers = str | Sequence[tuple[int, int]]
+WIDTH = dict(positive=True, whole=True, optional=True)  # what student_dims and teacher_dims may be
 
 
 class DistillationLoss(nn.Module):
@@ -124,7 +124,8 @@ class ProjectedLoss(PairedLoss):
         self, student_dims: int | None, teacher_dims: int | None, weight: float, layers: Layers
     ) -> None:
         super().__init__(weight, layers)
-        self.stated_dims = stated_dims(self, student_dims, teacher_dims)
+        self.student_dims = self.number('student_dims', student_dims, **WIDTH)
+        self.teacher_dims = self.number('teacher_dims', teacher_dims, **WIDTH)
         self.projectors = nn.ModuleList()
 
     def make_projector(self, student_dims: int, teacher_dims: int) -> nn.Module:
@@ -133,40 +134,22 @@ class ProjectedLoss(PairedLoss):
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         needs = super().bind(student, teacher)
-        dims = learned_dims(self, self.stated_dims, student, teacher)
+        dims = learned_dims(self, student, teacher)
         self.projectors = nn.ModuleList(self.make_projector(*dims) for _ in self.pairs)
         return needs
 
 
-def stated_dims(
-    loss: DistillationLoss, student_dims: object, teacher_dims: object
-) -> dict[str, int]:
-    """The widths that a loss's arguments state, by role.
+def learned_dims(loss: DistillationLoss, student: Anatomy, teacher: Anatomy) -> tuple[int, int]:
+    """The widths of both models, for a loss that has ``student_dims`` and ``teacher_dims``.
 
     Raises:
-        ConfigError: If one is neither None nor a width.
-    """
-    stated = dict(student=student_dims, teacher=teacher_dims)
-    return {
-        role: loss.number(f'{role}_dims', dims, positive=True, whole=True)
-        for role, dims in stated.items()
-        if dims is not None
-    }
-
-
-def learned_dims(
-    loss: DistillationLoss, stated: dict[str, int], student: Anatomy, teacher: Anatomy
-) -> tuple[int, int]:
-    """The widths of student and teacher.
-
-    Raises:
-        ConfigError: If one was stated that is not the model's, naming both.
+        ConfigError: If one of these is neither None nor the model's, naming both.
     """
     for model in (student, teacher):
-        dims = stated.get(model.role, model.dim)
-        if dims != model.dim:
+        stated = getattr(loss, f'{model.role}_dims')
+        if stated not in (None, model.dim):
             raise ConfigError(
-                f'{type(loss).__name__}.{model.role}_dims={dims}, but the {model.role} is '
+                f'{type(loss).__name__}.{model.role}_dims={stated}, but the {model.role} is '
                 f'{model.dim} wide'
             )
     return student.dim, teacher.dim
@@ -175,30 +158,3 @@ def learned_dims(
 def unbound(loss: DistillationLoss) -> ConfigError:
     """The error of a loss that was called before it knows its models."""
     return ConfigError(f'{type(loss).__name__} is not bound: call bind(student, teacher) first')
-
-
-def tokens_of_pair(
-    student: TokenTap, teacher: TokenTap, loss: str
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tokens of two models that are compared one by one.
-
-    Returns:
-        Those of the student (B, N, E_s), of the teacher (B, N, E_t), without gradients, and which
-        of them count, bool (B, N), or None for all. Padding is 0 in both.
-
-    Raises:
-        ConfigError: If the models have different numbers of prefix or patch tokens.
-    """
-    prefix_s, prefix_t = student.num_prefix, teacher.num_prefix
-    patches_s, patches_t = student.x.shape[1] - prefix_s, teacher.x.shape[1] - prefix_t
-    if (prefix_s, patches_s) != (prefix_t, patches_t):
-        raise ConfigError(
-            f'student has {prefix_s} prefix and {patches_s} patch tokens, teacher {prefix_t} and '
-            f'{patches_t}: {loss} needs equal numbers (image size, patch size, prefix tokens)'
-        )
-    masks = [tap.mask for tap in (student, teacher) if tap.mask is not None]
-    x_s, x_t = student.x, teacher.x.detach()
-    if not masks:
-        return x_s, x_t, None
-    mask = torch.stack(masks).all(dim=0)
-    return x_s.masked_fill(~mask[..., None], 0), x_t.masked_fill(~mask[..., None], 0), mask

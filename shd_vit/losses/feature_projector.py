@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shd_vit.functional.attention import widen
-from shd_vit.losses.base import Layers, ProjectedLoss, tokens_of_pair
+from shd_vit.losses.base import Layers, ProjectedLoss
 from shd_vit.pairing import ModelOutput
+from shd_vit.pairing.tokens import tokens_of_pair
 
 
 class FeatureProjectorLoss(ProjectedLoss):

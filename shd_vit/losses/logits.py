@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 
 from shd_vit.functional import hard_labels, kd_loss, nkd_loss
-from shd_vit.functional.logits import (
-    check_logits,
-    check_target,
-    check_target_shape,
-    sums_to_one,
-)
+from shd_vit.functional.logits import check_logits, check_target, check_target_shape, sums_to_one
 from shd_vit.losses.base import DistillationLoss
 from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import Anatomy
@@ -33,8 +28,8 @@ class LogitLoss(DistillationLoss):
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         return Needs(logits=True), Needs(logits=True)
 
-    def check_target(self, target: Tensor, logits: Tensor) -> None:
-        """Refuse targets that are not one label a row of the student's ``logits``.
+    def check(self, logits: Tensor, target: Tensor) -> None:
+        """Refuse targets that are not one label a row of ``logits``.
 
         Raises:
             ConfigError: Naming shapes, or the sample, its label and what is allowed.
@@ -66,9 +61,8 @@ class KDLoss(LogitLoss):
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor | None) -> Tensor:
         check_logits(student.logits, teacher.logits)
         if target is not None:
-            self.check_target(target, student.logits)
-        loss = kd_loss(student.logits, teacher.logits.detach(), self.temperature)
-        return self.weight * loss
+            self.check(student.logits, target)
+        return self.weight * kd_loss(student.logits, teacher.logits.detach(), self.temperature)
 
 
 class NKDLoss(LogitLoss):
@@ -89,7 +83,7 @@ class NKDLoss(LogitLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
         check_logits(student.logits, teacher.logits)
-        self.check_target(target, student.logits)
+        self.check(student.logits, target)
         logits = student.logits, teacher.logits.detach()
         loss = nkd_loss(*logits, hard_labels(target), self.gamma, self.temperature)
         if target.dim() > 1:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from shd_vit.functional import self_correlation_loss
-from shd_vit.losses.base import Layers, PairedLoss, tokens_of_pair
+from shd_vit.losses.base import Layers, PairedLoss
 from shd_vit.pairing import ModelOutput
+from shd_vit.pairing.tokens import tokens_of_pair
 
 
 class SelfCorrelationLoss(PairedLoss):

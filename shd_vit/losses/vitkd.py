@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
 from shd_vit.functional import random_token_mask, squared_error
-from shd_vit.losses.base import DistillationLoss, learned_dims, stated_dims, unbound
+from shd_vit.losses.base import WIDTH, DistillationLoss, learned_dims, unbound
 from shd_vit.pairing import ModelOutput, Needs
-from shd_vit.taps import FINAL, Anatomy, TokenTap
+from shd_vit.pairing.tokens import common_grid
+from shd_vit.taps import FINAL, Anatomy
 
 SHALLOW = (1, 2)
 
@@ -50,7 +51,8 @@ class ViTKDLoss(DistillationLoss):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.stated_dims = stated_dims(self, student_dims, teacher_dims)
+        self.student_dims = self.number('student_dims', student_dims, **WIDTH)
+        self.teacher_dims = self.number('teacher_dims', teacher_dims, **WIDTH)
         self.weight = self.number('weight', weight)
         self.alpha = self.number('alpha', alpha)
         self.beta = self.number('beta', beta)
@@ -63,7 +65,7 @@ class ViTKDLoss(DistillationLoss):
                 raise ConfigError(
                     f'ViTKDLoss reads blocks 1 and 2, but the {model.role} has {model.depth}'
                 )
-        student_dims, teacher_dims = learned_dims(self, self.stated_dims, student, teacher)
+        student_dims, teacher_dims = learned_dims(self, student, teacher)
 
         def align() -> nn.Module:
             same = student_dims == teacher_dims
@@ -83,7 +85,7 @@ class ViTKDLoss(DistillationLoss):
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
         if not self.align_shallow:
             raise unbound(self)
-        grid = _common_grid(student.tokens[FINAL], teacher.tokens[FINAL])
+        grid = common_grid(student.tokens[FINAL], teacher.tokens[FINAL], 'ViTKDLoss')
         s, t = (
             {block: output.tokens[block].patches for block in (*SHALLOW, FINAL)}
             for output in (student, teacher)
@@ -112,29 +114,3 @@ class ViTKDLoss(DistillationLoss):
             f'{super().extra_repr()}, alpha={self.alpha}, beta={self.beta}, '
             f'mask_ratio={self.mask_ratio}'
         )
-
-
-def _common_grid(student: TokenTap, teacher: TokenTap) -> tuple[int, int]:
-    """Rows and columns of the patches of both models.
-
-    Raises:
-        ConfigError: If they differ, are unknown, or some patches are padding.
-    """
-    for role, tap in (('student', student), ('teacher', teacher)):
-        if tap.grid is None:
-            raise ConfigError(
-                f'how the {tap.patches.shape[1]} patch tokens of the {role} stand in rows and '
-                'columns is unknown: ViTKDLoss needs their grid'
-            )
-        if tap.mask is not None:
-            raise ConfigError(
-                f'the {role} has a mask of tokens that count: ViTKDLoss rebuilds patches from '
-                'their neighbours and has no place for padding'
-            )
-    if student.grid != teacher.grid:
-        raise ConfigError(
-            f'student has {student.grid} patch tokens (rows, columns), teacher {teacher.grid}: '
-            'ViTKDLoss needs equal grids'
-        )
-    assert student.grid is not None
-    return student.grid

@@ -27,9 +27,9 @@ class HardSelection(MergingStrategy):
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
-        if seed is not None:
-            seed = check_number('HardSelection.seed', seed, whole=True, at_most=2**63 - 1)
-        self.seed = seed
+        self.seed = check_number(
+            'HardSelection.seed', seed, at_most=2**63 - 1, whole=True, optional=True
+        )
 
     def bind(self, heads: dict[Pair, tuple[int, int]]) -> None:
         seed = torch.initial_seed() if self.seed is None else self.seed

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
-from shd_vit.taps import Anatomy, AttentionTap
+from shd_vit.taps import Anatomy, AttentionTap, TokenTap
 
 TOKENS = ('all', 'shared', 'patches')
 
@@ -17,7 +18,7 @@ class KeptTokens(NamedTuple):
 
     Attributes:
         prefix: Positions of those prefix tokens, in the order of comparison.
-        num_prefix: Of how many.
+        num_prefix: How many prefix tokens the model has.
     """
 
     prefix: tuple[int, ...] = ()
@@ -55,7 +56,7 @@ def align_tokens(tokens: str, student: Anatomy, teacher: Anatomy, loss: str) -> 
         tokens: 'all': every token of both. 'shared': the prefix tokens that both have, and all
             patches. 'patches': those alone.
         student: Gives the order.
-        teacher: The other.
+        teacher: Its tokens are put in the student's order.
         loss: Names the owner of ``tokens`` in errors.
 
     Raises:
@@ -95,6 +96,58 @@ def same_prefix(
             f'{_listed(prefix_t)}: {loss} compares tokens one by one{hint}'
         )
     return prefix_s
+
+
+def tokens_of_pair(
+    student: TokenTap, teacher: TokenTap, loss: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tokens of two models that are compared one by one.
+
+    Returns:
+        Those of the student (B, N, E_s), of the teacher (B, N, E_t), without gradients, and which
+        of them count, bool (B, N), or None for all. Padding is 0 in both.
+
+    Raises:
+        ConfigError: If the models have different numbers of prefix or patch tokens.
+    """
+    prefix_s, prefix_t = student.num_prefix, teacher.num_prefix
+    patches_s, patches_t = student.x.shape[1] - prefix_s, teacher.x.shape[1] - prefix_t
+    if (prefix_s, patches_s) != (prefix_t, patches_t):
+        raise ConfigError(
+            f'student has {prefix_s} prefix and {patches_s} patch tokens, teacher {prefix_t} and '
+            f'{patches_t}: {loss} needs equal numbers (image size, patch size, prefix tokens)'
+        )
+    masks = [tap.mask for tap in (student, teacher) if tap.mask is not None]
+    x_s, x_t = student.x, teacher.x.detach()
+    if not masks:
+        return x_s, x_t, None
+    mask = torch.stack(masks).all(dim=0)
+    return x_s.masked_fill(~mask[..., None], 0), x_t.masked_fill(~mask[..., None], 0), mask
+
+
+def common_grid(student: TokenTap, teacher: TokenTap, loss: str) -> tuple[int, int]:
+    """Rows and columns of the patches of both models.
+
+    Raises:
+        ConfigError: If they differ, are unknown, or some patches are padding.
+    """
+    for role, tap in (('student', student), ('teacher', teacher)):
+        if tap.grid is None:
+            raise ConfigError(
+                f'how the {tap.patches.shape[1]} patch tokens of the {role} stand in rows and '
+                f'columns is unknown: {loss} needs their grid'
+            )
+        if tap.mask is not None:
+            raise ConfigError(
+                f'the {role} has a mask of tokens that count: {loss} needs a whole grid of '
+                'patches, without padding'
+            )
+    if student.grid is None or student.grid != teacher.grid:
+        raise ConfigError(
+            f'student has {student.grid} patch tokens (rows, columns), teacher {teacher.grid}: '
+            f'{loss} needs equal grids'
+        )
+    return student.grid
 
 
 def _listed(names: tuple[str, ...]) -> str:

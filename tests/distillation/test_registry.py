@@ -81,3 +81,7 @@ def test_a_loss_of_ones_own():
         with pytest.raises(ValueError, match=r'registered already|must be a subclass'):
             registry.register(short)(cls)
     assert registry.get('KDLoss') is None  # nothing is left of what was refused
+    taken = []
+    registry.follow(taken.append)
+    assert registry.register()(KDLoss) is KDLoss
+    assert taken == [MyLoss, Nameless, KDLoss]

@@ -5,7 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shd_vit.losses import ModelOutput, SHDLoss
+from shd_vit.errors import ConfigError
+from shd_vit.losses import KDLoss, ModelOutput, NKDLoss, SHDLoss
 from shd_vit.taps import AttentionTap
 
 
@@ -42,3 +43,21 @@ def test_half_precision_is_multiplied_as_such_and_summed_in_float32(dtype):
     if dtype == torch.float16:  # the Gram matrix of U, which may leave float16's range
         expected.add((torch.bfloat16, torch.bfloat16, torch.float32))
     assert products.dtypes == expected
+
+
+@pytest.mark.parametrize('cls', [KDLoss, NKDLoss])
+@pytest.mark.parametrize('shape', [(4,), (4, 6)])
+def test_targets_are_looked_at_in_the_first_batch_alone(cls, shape):
+    """Fake tensors have no values to wait for: looking raises."""
+    loss, fake = cls(), FakeTensorMode()
+    with fake:
+        pair = [ModelOutput(torch.empty(4, 6, device='cuda'), {}, {}) for _ in range(2)]
+        target = torch.zeros(shape, device='cuda', dtype=torch.long if len(shape) == 1 else None)
+        with pytest.raises(torch._subclasses.fake_tensor.DataDependentOutputException):
+            loss(*pair, target)
+    labels = torch.arange(4)
+    loss(*(ModelOutput(torch.zeros(4, 6), {}, {}) for _ in range(2)), labels)
+    with fake:
+        assert loss(*pair, target).device.type == 'cuda'
+    with pytest.raises(ConfigError, match='label 7 of sample 0'):  # on a CPU, at every batch
+        loss(*(ModelOutput(torch.zeros(4, 6), {}, {}) for _ in range(2)), labels + 7)

@@ -106,7 +106,7 @@ def test_every_number_and_weight_is_among_them(name):
         *((name, 'temperature', [0], 'above 0') for name, f in FIELDS if f == 'temperature'),
         ('ViTKDLoss', 'mask_ratio', [0, 1.01], 'above 0 and at most 1'),
         *(
-            (name, field, [0, -3, 4.0, '4', True], 'a whole number, above 0')
+            (name, field, [0, -3, 4.0, '4', True], 'a whole number, above 0 (or None)')
             for name in PROJECTED
             for field in ('student_dims', 'teacher_dims')
         ),
@@ -235,3 +235,16 @@ def test_a_bias_of_nan_is_not_taken_for_padding(name, of):
         bias[part] = math.nan
         broken[of].attention[1] = broken[of].attention[1]._replace(bias=bias)
         assert value_of(loss, *broken).isnan()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', sorted(set(CLASSES) - {'SHDLoss'}))
+def test_traced_whole_it_is_the_same(name, monkeypatch):
+    """torch.compile of a step finds no branch on a value in it."""
+    loss = bound(name)
+    expected = value_of(loss, *outputs())
+    monkeypatch.delenv('TORCHDYNAMO_DISABLE', raising=False)  # as the suite sets it
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(disable=False):
+        traced = torch.compile(loss, backend='eager', fullgraph=True)
+        assert_close(value_of(traced, *outputs()), expected)

@@ -32,8 +32,7 @@ from shd_vit.hosts.mmpretrain.schedule_hook import LossScheduleHook
 
 register_configs()
 repair_deit3()
-for cls in LOSSES.classes.values():
-    MODELS.register_module(module=cls)
+LOSSES.follow(lambda cls: MODELS.register_module(module=cls))
 
 __all__ = [
     'BFloat16OptimWrapper',
