@@ -30,7 +30,10 @@ def bind_losses(
     def bank(anatomy: Anatomy, needs: tuple) -> TapBank:
         layers = sorted({layer for need in needs for layer in need.attention})
         tokens = dict.fromkeys(token for need in needs for token in need.tokens)
-        return TapBank(anatomy.model, layers, tokens=list(tokens), role=anatomy.role)
+        # Heads are merged by what the teacher's output projection makes of them; a student's is
+        # not read, and may be sharded.
+        out_proj = anatomy.role == 'teacher'
+        return TapBank(anatomy, layers, tokens=list(tokens), out_proj=out_proj)
 
     return bank(anatomies[0], students), bank(anatomies[1], teachers)
 

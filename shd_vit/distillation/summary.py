@@ -24,6 +24,9 @@ def summary(distiller: ViTDistiller) -> str:
         )
     for role, model in (('teacher', distiller.teacher), ('student', distiller.student)):
         table.add_row(role, *_model_row(model))
+        left_out = _left_out(model)
+        if left_out:
+            table.add_row('', f'[dim]left out: {left_out}[/dim]')
     table.add_section()
     for name, loss in distiller.losses.items():
         table.add_row(f'loss_{name}', type(loss).__name__, _count(loss))
@@ -46,6 +49,15 @@ def _model_row(model: nn.Module) -> tuple[str, ...]:
         return name, _count(model), str(anatomy.depth), heads, _prefix_of(anatomy)
     except UnsupportedAttention:
         return name, _count(model), '-', '-', '-'
+
+
+def _left_out(model: nn.Module) -> str:
+    """Attention that no loss can ask for; of a model whose layers are read."""
+    anatomy = Anatomy(model)
+    try:
+        return ', '.join(anatomy.left_out) if anatomy.depth else ''
+    except UnsupportedAttention:
+        return ''
 
 
 def _prefix_of(anatomy: Anatomy) -> str:
