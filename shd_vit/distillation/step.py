@@ -108,8 +108,10 @@ class Distillation:
         """
         terms = {}
         for name, loss in self.losses.items():
-            if teacher is None or self.schedules.is_over(name):
+            if self.schedules.is_over(name):
                 terms[name] = _zero(loss, student)
+            elif teacher is None:
+                raise ValueError(f'{name} is not over: it needs the output of the teacher')
             else:
                 terms[name] = self.schedules(name, loss(student, teacher, target))
         return terms
@@ -176,7 +178,10 @@ def _bank(anatomy: Anatomy, needs: list[Needs]) -> TapBank:
     """Taps on what any loss needs of a model."""
     layers = sorted({layer for need in needs for layer in need.attention})
     tokens = dict.fromkeys(token for need in needs for token in need.tokens)
-    return TapBank(anatomy.model, layers, tokens=list(tokens), role=anatomy.role)
+    # Heads are merged by what the teacher's output projection makes of them; a student's is not
+    # read, and may be sharded.
+    out_proj = anatomy.role == 'teacher'
+    return TapBank(anatomy, layers, tokens=list(tokens), out_proj=out_proj)
 
 
 def _zero(loss: nn.Module, student: ModelOutput) -> Tensor:

@@ -27,6 +27,9 @@ def summary(distillation: Distillation, notes: Sequence[str] = ()) -> str:
     rows = [_HEADINGS, ('teacher', *_model_row(teacher)), ('student', *_model_row(student))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    for role, model in (('teacher', teacher), ('student', student)):
+        if left_out := _left_out(model):
+            lines.append(f'attention of the {role} that is left out: {left_out}')
     for name, loss in distillation.losses.items():
         lines.append(f'{name}: {type(loss).__name__}({loss.extra_repr()})')
         if parameters := _count(loss):
@@ -47,6 +50,15 @@ def _model_row(model: nn.Module) -> tuple[str, ...]:
         return name, count, str(anatomy.depth), heads, _prefix_of(anatomy)
     except UnsupportedAttention:
         return name, count, '-', '-', '-'
+
+
+def _left_out(model: nn.Module) -> str:
+    """Attention that no loss can ask for; of a model whose layers are read."""
+    anatomy = Anatomy(model)
+    try:
+        return ', '.join(anatomy.left_out) if anatomy.depth else ''
+    except UnsupportedAttention:
+        return ''
 
 
 def _prefix_of(anatomy: Anatomy) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,27 +10,30 @@ from torch import Tensor
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.taps import Anatomy, AttentionTap, TokenTap
+from shd_vit.taps.tokens import PATCHES, Segment, segment_places
 
 TOKENS = ('all', 'shared', 'patches')
 
 
 class KeptTokens(NamedTuple):
-    """What is compared of one model: some of its prefix tokens, and all patches.
+    """Which segments of a model's tokens are compared.
 
     Attributes:
-        prefix: Positions of those prefix tokens, in the order of comparison.
-        num_prefix: How many prefix tokens the model has.
+        segments: What the model has, in its order.
+        order: Those that are compared, as places in ``segments``, in the order of comparison. None
+            keeps every token as it is.
     """
 
-    prefix: tuple[int, ...] = ()
-    num_prefix: int = 0
+    segments: tuple[Segment, ...] = ()
+    order: tuple[int, ...] | None = None
 
     def of(self, tap: AttentionTap) -> AttentionTap:
         """The tap of these tokens alone."""
-        if self.prefix == tuple(range(self.num_prefix)):
+        if self.order is None or self.order == tuple(range(len(self.segments))):
             return tap
-        patches = range(self.num_prefix, tap.q.shape[2])
-        return tap.select(torch.tensor([*self.prefix, *patches], device=tap.q.device))
+        places = segment_places(self.segments, tap.q.shape[2])
+        tokens = [token for segment in self.order for token in places[segment]]
+        return tap.select(torch.tensor(tokens, device=tap.q.device))
 
 
 ALL_TOKENS = KeptTokens()
@@ -39,9 +43,10 @@ class TokenAlignment(NamedTuple):
     """How the tokens of two models are matched.
 
     Attributes:
-        prefix: Names of the prefix tokens that are compared; None if they are not known, and all
-            tokens are compared one by one.
-        student, teacher: What is kept of each.
+        prefix: Names of the tokens before the patches that are compared; None if they are not
+            known, or there are no patches, and all tokens are compared one by one.
+        student: What is kept of the student.
+        teacher: What is kept of the teacher.
     """
 
     prefix: tuple[str, ...] | None = None
@@ -53,29 +58,44 @@ def align_tokens(tokens: str, student: Anatomy, teacher: Anatomy, loss: str) -> 
     """Match the tokens of two models by name.
 
     Args:
-        tokens: 'all': every token of both. 'shared': the prefix tokens that both have, and all
-            patches. 'patches': those alone.
+        tokens: 'all': every token of both. 'shared': the segments that both have, such as class
+            token and patches. 'patches': those alone.
         student: Gives the order.
         teacher: Its tokens are put in the student's order.
         loss: Names the owner of ``tokens`` in errors.
 
     Raises:
-        ConfigError: If 'all' would compare different tokens.
-        UnsupportedAttention: If the others need prefix tokens that are not known.
+        ConfigError: If 'all' would compare different tokens, or the others none.
+        UnsupportedAttention: If 'shared' or 'patches' need tokens that are not known.
     """
     if tokens == 'all':
         hint = f"; {loss}.tokens='shared' compares those that both have, and the patches"
         return TokenAlignment(same_prefix(student, teacher, loss, hint))
-    names: tuple[str, ...] = ()
+    segments_s, segments_t = student.segments, teacher.segments
+    if tokens == 'shared' and not (segments_s or segments_t):
+        return TokenAlignment()  # words of two language models
+    names: tuple[str | None, ...] = (PATCHES,)
     if tokens == 'shared':
-        names = tuple(name for name in student.prefix_tokens if name in teacher.prefix_tokens)
-    kept = (
-        KeptTokens(
-            tuple(model.prefix_tokens.index(name) for name in names), model.num_prefix_tokens
-        )
-        for model in (student, teacher)
-    )
-    return TokenAlignment(names, *kept)
+        for model in (student, teacher):
+            _check_named(model)
+        theirs = [name for name, _ in segments_t]
+        names = tuple(name for name, _ in segments_s if name in theirs)
+    kept = []
+    for model, segments in ((student, segments_s), (teacher, segments_t)):
+        have = [name for name, _ in segments]
+        if not names or not set(names) <= set(have):
+            raise ConfigError(
+                f'{loss}.tokens={tokens!r} finds nothing to compare: the {model.role} has '
+                f'{_listed(have) if have else "tokens of one kind, without names"}'
+            )
+        kept.append(KeptTokens(segments, tuple(have.index(name) for name in names)))
+    return TokenAlignment(tuple(name for name in names[:-1] if name is not None), *kept)
+
+
+def _check_named(model: Anatomy) -> None:
+    """Raise if the names of a model's tokens are not known."""
+    if model.segments:
+        model.prefix_tokens  # noqa: B018
 
 
 def same_prefix(
@@ -150,5 +170,5 @@ def common_grid(student: TokenTap, teacher: TokenTap, loss: str) -> tuple[int, i
     return student.grid
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return ', '.join(names) or 'nothing'
+def _listed(names: Sequence[str | None]) -> str:
+    return ', '.join(name or 'unknown' for name in names) or 'nothing'

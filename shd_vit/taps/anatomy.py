@@ -1,16 +1,18 @@
-"""Where a vision transformer keeps its attention layers, stages, blocks and prefix tokens."""
+"""Where a transformer keeps its attention layers, stages, blocks and tokens."""
 
 from __future__ import annotations
 
 import re
 from functools import cached_property
+from itertools import takewhile
 from typing import NamedTuple
 
 from torch import nn
 
 from shd_vit.errors import UnsupportedAttention
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
-from shd_vit.taps.tokens import declared_prefix, learned_prefix
+from shd_vit.taps.norms import FINAL_NORMS, final_norm_of, unknown_norm
+from shd_vit.taps.tokens import Segment, find_segments
 
 _ATTENTION_LIKE = re.compile(r'attention|attn|msa$', re.IGNORECASE)
 
@@ -25,6 +27,15 @@ class Layer(NamedTuple):
     @property
     def num_heads(self) -> int:
         return self.family.num_heads(self.attn)
+
+
+class Found(NamedTuple):
+    """A module that is attention or is called so, and how it is read or why it cannot be."""
+
+    name: str
+    module: nn.Module
+    family: AttentionFamily | None
+    refusal: str = ''
 
 
 class Anatomy:
@@ -44,37 +55,81 @@ class Anatomy:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """All attention layers, in the order in which the model registers them.
+        """All attention layers in lists of blocks, in the order in which the model registers them.
+
+        Of a model without such a list, all that it has.
 
         Raises:
-            UnsupportedAttention: If there are none, or one whose class no family reads.
+            UnsupportedAttention: If there are none, or one that no family reads.
         """
-        layers: list[Layer] = []
-        inside: str | tuple[()] = ()
-        for name, module in self.model.named_modules():
-            if name.startswith(inside):
+        outside = {found.name for found in self._outside}
+        layers = []
+        for name, module, family, refusal in self._found:
+            if name in outside:
                 continue
-            family = ATTENTION_TAPS.find(name, module)
-            if family is not None:
-                layers.append(Layer(name, module, family))
-                inside = f'{name}.'
-            elif _ATTENTION_LIKE.search(type(module).__name__) and not self._knows_inside(module):
-                cls = f'{type(module).__module__}.{type(module).__qualname__}'
-                raise UnsupportedAttention(
-                    f'{cls} at {name!r} of the {self.role}: no attention family reads this class; '
-                    'add one with @ATTENTION_TAPS.register(...)'
-                )
+            if family is None:
+                raise UnsupportedAttention(refusal)
+            layers.append(Layer(name, module, family))
         if not layers:
             raise UnsupportedAttention(
                 f'{type(self.model).__name__}: the {self.role} has no attention layer'
             )
         return layers
 
-    @staticmethod
-    def _knows_inside(module: nn.Module) -> bool:
+    @property
+    def left_out(self) -> list[str]:
+        """Attention that is not among the layers, as 'class at name': an attention pool, say."""
+        return [f'{type(found.module).__name__} at {found.name!r}' for found in self._outside]
+
+    @cached_property
+    def _found(self) -> list[Found]:
+        """All that is attention, or is called so and does not only wrap what is."""
+        found: list[Found] = []
+        inside: str | tuple[()] = ()
+        for name, module in self.model.named_modules():
+            if name.startswith(inside):
+                continue
+            each = self._look_at(name, module)
+            if each is not None:
+                found.append(each)
+                inside = f'{name}.'
+        return found
+
+    def _look_at(self, name: str, module: nn.Module) -> Found | None:
+        try:
+            family = ATTENTION_TAPS.find(name, module)
+        except UnsupportedAttention as error:
+            return Found(name, module, None, str(error))
+        if family is not None:
+            return Found(name, module, family)
+        if not _ATTENTION_LIKE.search(type(module).__name__) or self._knows_inside(name, module):
+            return None
+        cls = f'{type(module).__module__}.{type(module).__qualname__}'
+        refusal = (
+            f'{cls} at {name!r} of the {self.role}: no attention family reads this class; '
+            'add one with @ATTENTION_TAPS.register(...)'
+        )
+        return Found(name, module, None, refusal)
+
+    def _knows_inside(self, name: str, module: nn.Module) -> bool:
         """Whether a module only wraps attention that is known, or holds nothing to tap."""
-        inside = list(module.modules())[1:]
-        return not inside or any(ATTENTION_TAPS.find('', m) for m in inside)
+        inside = [(child, m) for child, m in module.named_modules() if child]
+        found = (self._look_at(f'{name}.{child}', m) for child, m in inside)
+        return not inside or any(each is not None for each in found)
+
+    @cached_property
+    def _outside(self) -> list[Found]:
+        """What stands in no list of blocks, of a model that has attention in one."""
+        parents = [found.name.split('.')[:-1] for found in self._found]
+        # What all share, such as the '0' of a wrapper that numbers its parts, is no list of blocks.
+        shared = len(
+            list(takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False)))
+        )
+        listed = [any(part.isdigit() for part in names[shared:]) for names in parents]
+        each = list(zip(self._found, listed, strict=True))
+        if not any(is_listed and found.family is not None for found, is_listed in each):
+            return []
+        return [found for found, is_listed in each if not is_listed]
 
     @property
     def depth(self) -> int:
@@ -97,7 +152,7 @@ class Anatomy:
     @property
     def dim(self) -> int:
         """Width E of the last layer's output."""
-        return self.layers[-1].family.out_proj(self.layers[-1].attn).shape[0]
+        return self.layers[-1].family.dim(self.layers[-1].attn)
 
     @cached_property
     def blocks(self) -> list[nn.Module]:
@@ -105,64 +160,107 @@ class Anatomy:
         return [self.model.get_submodule(_block_name(layer.name)) for layer in self.layers]
 
     @cached_property
-    def trunk(self) -> nn.Module:
-        """The module that puts prefix tokens before the patches.
-
-        The innermost around the list of blocks that is known to; else the one that owns the list.
+    def around(self) -> list[nn.Module]:
+        """The module that owns the list of blocks, the one around it, and so on to the model.
 
         Raises:
             UnsupportedAttention: If the blocks are not in one list (a hierarchical model).
         """
-        knowing = (m for m in self._around if declared_prefix(m) is not None or learned_prefix(m))
-        return next(knowing, self._around[0])
-
-    @cached_property
-    def _around(self) -> list[nn.Module]:
-        """The module that owns the list of blocks, the one around it, and so on to the model."""
         if len(self.stages) != 1:
             raise UnsupportedAttention(
                 f'tokens of the {self.role} {type(self.model).__name__} cannot be read: its '
                 f'attention layers stand in {len(self.stages)} lists, expected 1'
             )
-        parents = _list_name(self.layers[0].name).split('.')[:-1]
+        return self._ancestors(self.layers[0])
+
+    @property
+    def callers(self) -> list[nn.Module]:
+        """Every module around a list of blocks, which may be what a host calls."""
+        found = {id(m): m for layer in self.layers for m in self._ancestors(layer)}
+        return list(found.values())
+
+    def _ancestors(self, layer: Layer) -> list[nn.Module]:
+        parents = _list_name(layer.name).split('.')[:-1]
         names = ['.'.join(parents[:depth]) for depth in range(len(parents), -1, -1)]
         return [self.model.get_submodule(name) for name in names]
+
+    @cached_property
+    def trunk(self) -> nn.Module:
+        """The module that knows the tokens: the innermost around the list of blocks that does.
+
+        If none does, the one that owns the list.
+        """
+        knowing = (module for module in self.around if find_segments(module) is not None)
+        return next(knowing, self.around[0])
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The tokens by name, in order; () if they are all of one kind, as a language model's.
+
+        Raises:
+            UnsupportedAttention: If it is not known what they are.
+        """
+        segments = find_segments(self.trunk)
+        if segments is None:
+            raise UnsupportedAttention(
+                f'{self._trunk_name} has neither num_prefix_tokens nor a class token of a known '
+                'name: how many of its tokens are not patches is unknown. Set its '
+                'num_prefix_tokens, or token_segments'
+            )
+        return segments
 
     @property
     def prefix_tokens(self) -> tuple[str, ...]:
         """Names of the tokens before the patches, in order: 'cls', 'dist', 'reg1', 'reg2', ...
 
         Raises:
-            UnsupportedAttention: If it is not known what is before the patches.
+            UnsupportedAttention: If it is not known what is before the patches, or there are none.
         """
-        names, count = learned_prefix(self.trunk), declared_prefix(self.trunk)
-        trunk = f'{type(self.trunk).__name__} of the {self.role}'
-        if count is None and not names:
+        if not self.segments:
+            raise UnsupportedAttention(f'{self._trunk_name} has no patches, and nothing before')
+        names = [name for name, _ in self.segments[:-1]]
+        if None in names:
             raise UnsupportedAttention(
-                f'{trunk} has neither num_prefix_tokens nor a class token of a known name: how '
-                'many of its tokens are not patches is unknown. Set its num_prefix_tokens'
+                f'{self._trunk_name} puts {self.num_prefix_tokens} tokens before its patches, but '
+                'they are not what it has learned under known names: their names are unknown'
             )
-        if count not in (None, len(names)):
-            raise UnsupportedAttention(
-                f'{trunk} puts {count} tokens before its patches, but has learned '
-                f'{", ".join(names) or "none of a known name"}: their names are unknown'
-            )
-        return names
+        return tuple(name for name in names if name is not None)
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches (class, distillation, registers)."""
-        count = declared_prefix(self.trunk)
-        return len(self.prefix_tokens) if count is None else count
+        """Tokens before the patches (class, distillation, registers); 0 if there are no patches."""
+        lengths = [length for _, length in self.segments[:-1]]
+        if None in lengths:
+            raise UnsupportedAttention(
+                f'{self._trunk_name} has segments {self.segments}: how many tokens are before the '
+                'last of them depends on the input'
+            )
+        return sum(length for length in lengths if length is not None)
 
     @property
     def final_norm(self) -> nn.Module:
-        """The norm after the last block, or the last block where there is none."""
-        for module in self._around[: self._around.index(self.trunk) + 1]:
-            for name in ('norm', 'ln1', 'layernorm', 'ln'):  # timm, mmpretrain, HF, torchvision
-                if hasattr(module, name):
-                    return getattr(module, name)
+        """The norm after the last block; the last block of a model that has none.
+
+        Raises:
+            UnsupportedAttention: If there is one whose place is not known.
+        """
+        for module in self.around[: self.around.index(self.trunk) + 1]:
+            is_found, norm = final_norm_of(module)
+            if is_found:
+                return self.blocks[-1] if norm is None else norm
+            unknown = unknown_norm(module, self.blocks[0])
+            if unknown is not None:
+                raise UnsupportedAttention(
+                    f"'final' tokens of the {self.role} are not known: {type(module).__name__} has "
+                    f'{unknown!r}, but the norm after the last block was looked for as '
+                    f'{", ".join(FINAL_NORMS)}; add it to shd_vit.taps.norms.FINAL_NORMS if it is '
+                    'that norm'
+                )
         return self.blocks[-1]
+
+    @property
+    def _trunk_name(self) -> str:
+        return f'{type(self.trunk).__name__} of the {self.role}'
 
 
 def _block_name(attn_name: str) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
-from shd_vit.taps.anatomy import Anatomy
-from shd_vit.taps.family import KeepOutput
-from shd_vit.taps.tap import AttentionTap, Captured, TokenTap
-
-TOKENS = 'tokens'
-Key = tuple[int | str, int | str]  # (layer number or TOKENS, what of it)
+from shd_vit.taps.anatomy import Anatomy, Layer
+from shd_vit.taps.block_outputs import BlockOutputs
+from shd_vit.taps.family import AttentionFamily, bound_arguments
+from shd_vit.taps.projection import check_projection
+from shd_vit.taps.store import Enter, Keep, Recording, Store
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap, Captured
 
 
 class TapBank:
@@ -31,57 +29,78 @@ class TapBank:
         attention, tokens = bank.collect()
 
     Args:
-        model: The model.
+        model: The model, or its anatomy, which then gives the role as well.
         layers: Numbers of the attention layers to record, from 1. None records all.
         tokens: What block outputs to record: block numbers from 1, un-normed, and 'final' for the
             tokens after the final norm.
         role: How errors name the model.
+        out_proj: Whether taps carry the weight of the output projection. False leaves that empty,
+            as for a student, of which no loss reads it: it may then be sharded.
 
     Raises:
-        UnsupportedAttention: If a layer's maps cannot be reproduced exactly.
+        UnsupportedAttention: If a layer's maps, its output projection or tokens cannot be had
+            exactly.
         ConfigError: If a number is outside the model.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Anatomy,
         layers: Sequence[int] | None = None,
         *,
         tokens: Sequence[int | str] = (),
         role: str = 'model',
+        out_proj: bool = True,
     ) -> None:
-        self.anatomy = Anatomy(model, role)
-        needs_anatomy = layers is None or layers or tokens
-        depth = self.anatomy.depth if needs_anatomy else 0
+        self.anatomy = model if isinstance(model, Anatomy) else Anatomy(model, role)
+        depth = self.anatomy.depth if layers is None or layers or tokens else 0
         self.layers = list(range(1, depth + 1) if layers is None else layers)
         self.tokens = list(tokens)
         for number in [*self.layers, *(t for t in self.tokens if isinstance(t, int))]:
             if not 1 <= number <= depth:
-                raise ConfigError(f'layer {number} of the {role} must be between 1 and {depth}')
-        if tokens:
-            self._num_prefix = self.anatomy.num_prefix_tokens
-        points = {token: self._token_module(token) for token in self.tokens}
+                raise ConfigError(
+                    f'layer {number} of the {self.anatomy.role} must be between 1 and {depth}'
+                )
+        self._tapped = [self.anatomy.layers[number - 1] for number in self.layers]
+        self._has_out_proj = out_proj
+        if out_proj:
+            for layer in self._tapped:
+                self._check_projection(layer)
+        self._outputs = BlockOutputs(self.anatomy, self.tokens)
 
-        self._store = _Store()
-        self._handles = []
-        for number in self.layers:
-            layer = self.anatomy.layers[number - 1]
-            self._handles += layer.family.attach(layer.attn, _Keep(self._store, number))
-        for token, module in points.items():
-            hook = KeepOutput(_Keep(self._store, TOKENS), token)
-            self._handles.append(module.register_forward_hook(hook))
+        self._store = Store()
+        self._handles: list[Any] = self._outputs.attach(self._store)
+        for number, layer in zip(self.layers, self._tapped, strict=True):
+            self._handles += layer.family.attach(layer.attn, Keep(self._store, number))
+        for number, module in enumerate(self.anatomy.callers if depth else ()):
+            enter = Enter(self._store, number)
+            self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
 
-    def _token_module(self, token: int | str) -> nn.Module:
-        if isinstance(token, int):
-            return self.anatomy.blocks[token - 1]
-        return self.anatomy.final_norm
+    def _check_projection(self, layer: Layer) -> None:
+        projection = layer.family.projection(layer.attn)
+        try:
+            weight = layer.family.out_proj(layer.attn)
+            if projection is not None:
+                check_projection(projection, weight)
+        except UnsupportedAttention as error:
+            raise UnsupportedAttention(
+                f'{layer.name!r} of the {self.anatomy.role}: {error}'
+            ) from None
 
     @contextmanager
-    def record(self) -> Iterator[None]:
-        """Record the one forward pass inside. An exception disarms and empties the bank."""
-        self._store.arm()
+    def record(self, first: bool = False) -> Iterator[None]:
+        """Record the one forward pass inside. An exception disarms and empties the bank.
+
+        Args:
+            first: Record the first of several, instead of refusing the second.
+        """
+        self._store.arm(first)
         try:
-            yield
+            with ExitStack() as stack:
+                for _, attn, family in self._tapped:
+                    if type(family).recording is not AttentionFamily.recording:
+                        stack.enter_context(family.recording(attn))
+                yield
         except BaseException:
             self._store.pop()
             raise
@@ -93,39 +112,45 @@ class TapBank:
 
         Raises:
             RuntimeError: If a layer did not run since :meth:`record`.
+            UnsupportedAttention: If this call's maps or tokens cannot be had exactly.
         """
-        kept = self._store.pop()
+        recording = self._store.pop()
         try:
-            attention = [self._read(number, kept) for number in self.layers]
-            tokens = {t: self._tokens(kept[TOKENS, t]) for t in self.tokens}
+            attention = [
+                self._read(number, layer, recording)
+                for number, layer in zip(self.layers, self._tapped, strict=True)
+            ]
+            tokens = self._outputs.read(recording)
         except KeyError as missing:
             raise RuntimeError(
                 f'nothing was recorded at {missing}: the layer did not run inside record()'
+                f'{_compiled_hint(self.anatomy.model)}'
             ) from None
         return Captured(attention, tokens)
 
-    def _tokens(self, x: Tensor) -> TokenTap:
-        patches = x.shape[1] - self._num_prefix
-        side = math.isqrt(patches)
-        return TokenTap(x, self._num_prefix, grid=(side, side) if side**2 == patches else None)
-
-    def _read(self, number: int, kept: dict[Key, Any]) -> AttentionTap:
-        name, attn, family = self.anatomy.layers[number - 1]
-        outputs: dict[Any, Any] = {
-            what: value for (where, what), value in kept.items() if where == number
-        }
+    def _read(self, number: int, layer: Layer, recording: Recording) -> AttentionTap:
+        name, attn, family = layer
+        outputs = recording.of(number)
         if not outputs:
             raise KeyError(name)
-        args, kwargs = outputs.pop('call', ((), {}))
-        call = inspect.signature(type(attn).forward).bind_partial(attn, *args, **kwargs).arguments
+        call = bound_arguments(attn, *outputs.pop('call', ((), {})))
         tap = family.read(attn, outputs, call)
-        if torch.is_grad_enabled() and _learns(attn) and not tap.q.requires_grad:
+        if recording.with_grad and not tap.q.requires_grad and _learning(attn):
+            self._refuse_untrained(layer, recording.layers_with_grad[number])
+        return tap._replace(out_proj=family.out_proj(attn) if self._has_out_proj else NO_WEIGHT)
+
+    def _refuse_untrained(self, layer: Layer, with_grad: bool) -> None:
+        where = f'{layer.name!r} of the {self.anatomy.role}'
+        if not with_grad:
             raise UnsupportedAttention(
-                f'{name!r} of the {self.anatomy.role} ran without gradients, as in activation '
-                'checkpointing with use_reentrant=True: its maps could not be trained. Use '
-                'use_reentrant=False'
+                f'{where} ran without gradients, as in activation checkpointing with '
+                'use_reentrant=True: its maps could not be trained. Use use_reentrant=False'
             )
-        return tap
+        raise UnsupportedAttention(
+            f'{where} learns in {", ".join(_learning(layer.attn)[:4])}, on which its queries and '
+            'keys do not depend: what they are computed from is frozen, so its maps could not be '
+            'trained. Let its query and key projections learn, or leave the layer out'
+        )
 
     def close(self) -> None:
         """Remove all hooks."""
@@ -134,39 +159,19 @@ class TapBank:
         self._handles = []
 
 
-class _Store:
-    """What hooks write to while armed. Copied along with the model, so copies stay apart."""
-
-    def __init__(self) -> None:
-        self.armed = False
-        self.kept: dict[Key, Any] = {}
-
-    def arm(self) -> None:
-        if self.armed:
-            raise RuntimeError('this TapBank is recording already')
-        self.kept, self.armed = {}, True
-
-    def keep(self, key: Key, what: Any) -> None:
-        if key in self.kept:
-            raise RuntimeError(f'{key} ran twice inside record(): record one forward at a time')
-        self.kept[key] = what
-
-    def pop(self) -> dict[Key, Any]:
-        kept, self.kept = self.kept, {}
-        return kept
+def _learning(attn: nn.Module) -> list[str]:
+    """Names of the parameters that learn."""
+    return [name for name, parameter in attn.named_parameters() if parameter.requires_grad]
 
 
-class _Keep:
-    """Records for a layer, or for all blocks. An object, so that a deepcopy has its own store."""
-
-    def __init__(self, store: _Store, where: int | str) -> None:
-        self.store = store
-        self.where = where
-
-    def __call__(self, name: int | str, value: Any) -> None:
-        if self.store.armed:
-            self.store.keep((self.where, name), value)
-
-
-def _learns(attn: nn.Module) -> bool:
-    return any(p.requires_grad for p in attn.parameters())
+def _compiled_hint(model: nn.Module) -> str:
+    """What to do if a model's compiled code knows no hooks."""
+    is_compiled = any(
+        m._compiled_call_impl is not None or isinstance(m, torch._dynamo.OptimizedModule)
+        for m in model.modules()
+    )
+    state = 'it is compiled; if' if is_compiled else 'if the model is compiled and'
+    return (
+        f' ({state} it was called before the taps went in, its compiled code knows nothing of '
+        'them: build the taps before the first call, or call torch.compiler.reset())'
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
 from shd_vit.errors import UnsupportedAttention
+from shd_vit.taps.projection import PROJECTIONS, output_projection, read_weight, widths
 from shd_vit.taps.tap import AttentionTap
 
 
@@ -16,8 +19,8 @@ class AttentionFamily:
 
     ``outputs`` names the submodules whose outputs are recorded, where the module has them;
     ``read`` turns those, and the arguments of the attention's own ``forward``, into an
-    :class:`AttentionTap`. Nothing else is taken from inside attention, so that fused kernels stay
-    on.
+    :class:`AttentionTap`, whose ``out_proj`` the bank fills in from ``out_proj(attn)``. Nothing
+    else is taken from inside attention, so that fused kernels stay on.
     """
 
     outputs: tuple[str, ...] = ()
@@ -30,9 +33,26 @@ class AttentionFamily:
         """Number of attention heads."""
         return attn.num_heads
 
+    def projection(self, attn: nn.Module) -> Any:
+        """The output projection: ``proj``, ``o_proj``, ``out_proj`` or ``c_proj``; None if none."""
+        return output_projection(attn)
+
     def out_proj(self, attn: Any) -> Tensor:
-        """(E, H * D) weight of the output projection."""
-        return attn.proj.weight
+        """(E, H * D), what the output projection multiplies by.
+
+        Raises:
+            UnsupportedAttention: If that cannot be had exactly.
+        """
+        projection = self.projection(attn)
+        if projection is None:
+            self.refuse(attn, f'it has no output projection {", ".join(PROJECTIONS)}')
+        return read_weight(projection)
+
+    def dim(self, attn: Any) -> int:
+        """Width E of the output."""
+        projection = self.projection(attn)
+        found = None if projection is None else widths(projection)
+        return self.out_proj(attn).shape[0] if found is None else found[1]
 
     def attach(self, attn: nn.Module, keep: Callable[[str, Any], None]) -> list[Any]:
         """Install what calls ``keep(name, value)`` in a forward pass.
@@ -52,6 +72,10 @@ class AttentionFamily:
             ),
         ]
 
+    def recording(self, attn: nn.Module) -> AbstractContextManager[None]:
+        """Entered while a bank records: what must be switched on for it, and off again."""
+        return nullcontext()
+
     def read(
         self, attn: nn.Module, outputs: dict[str, Tensor], call: dict[str, Any]
     ) -> AttentionTap:
@@ -65,6 +89,12 @@ class AttentionFamily:
     def refuse(self, attn: nn.Module, reason: str) -> NoReturn:
         """Say in :meth:`read` that maps cannot be had exactly."""
         raise UnsupportedAttention(f'{_path(type(attn))}: {reason}')
+
+
+def bound_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's call, by the names of its class's ``forward``."""
+    signature = inspect.signature(type(module).forward)
+    return signature.bind_partial(module, *args, **kwargs).arguments
 
 
 class KeepOutput:

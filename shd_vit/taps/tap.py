@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from shd_vit.taps.tokens import Segment
+
 FINAL = 'final'
+NO_WEIGHT = torch.empty(0, 0)  # in place of an output projection that is not read
 
 
 class AttentionTap(NamedTuple):
@@ -14,7 +18,7 @@ class AttentionTap(NamedTuple):
 
     Attributes:
         q, k, v: (B, H, N, D), as scaled dot-product attention received them.
-        out_proj: (E, H * D), weight of the output projection.
+        out_proj: (E, H * D), weight of the output projection; empty if it is not read.
         scale: Factor on the dot products.
         bias: Additive mask or position bias, broadcastable to (B, H, N, N); (W, H, N, N) for a
             batch of B = B' W windows; or None.
@@ -47,15 +51,19 @@ class TokenTap(NamedTuple):
 
     Attributes:
         x: (B, N, E).
-        num_prefix: How many of the N come before the patches.
+        num_prefix: How many of the N come before the patches, or before whatever the model's last
+            segment is; 0 where tokens are all of one kind.
         mask: Bool (B, N), True at tokens that count, False at padding. None counts all.
         grid: Rows and columns of the patches. None if not known.
+        segments: The N tokens by name, such as ``('cls', 'patches')``; empty where they are all of
+            one kind, or their names are not known.
     """
 
     x: Tensor
     num_prefix: int
     mask: Tensor | None = None
     grid: tuple[int, int] | None = None
+    segments: tuple[Segment, ...] = ()
 
     @property
     def patches(self) -> Tensor:

@@ -9,11 +9,14 @@ from torch.testing import assert_close
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.losses import ModelOutput, SHDLoss
 from shd_vit.pairing.tokens import align_tokens
+from shd_vit.taps.tokens import Segment
 
 
-def anatomy(role, *prefix):
+def anatomy(role, *prefix, last='patches'):
+    """A model with one token of each name before its last segment."""
     model = Model(role, depth=1)
-    model.prefix_tokens, model.num_prefix_tokens = prefix, len(prefix)
+    model.prefix_tokens = prefix
+    model.segments = (*map(Segment, prefix), Segment(last, None))
     return model
 
 
@@ -21,8 +24,8 @@ class Unnamed(Model):
     """A model that knows how many prefix tokens it has, but not their names."""
 
     def __init__(self, role, count):
-        self.count = count
         super().__init__(role, depth=1)
+        self.segments = Segment(None, count), Segment('patches', None)
 
     @property
     def prefix_tokens(self):
@@ -30,7 +33,7 @@ class Unnamed(Model):
 
     @prefix_tokens.setter
     def prefix_tokens(self, names):
-        self.num_prefix_tokens = self.count
+        pass
 
 
 def kept(alignment, tokens=8):
@@ -77,6 +80,34 @@ def test_names_that_are_not_known():
 def test_all_needs_the_same_names(student, teacher):
     with pytest.raises(ConfigError, match=r"(cls, dist|has nothing), the teacher cls.*'shared'"):
         align_tokens('all', anatomy('student', *student), anatomy('teacher', *teacher), 'SHDLoss')
+
+
+def words(role):
+    model = Model(role, depth=1)
+    model.segments = ()
+    return model
+
+
+def test_segments_of_any_length_are_matched_by_name():
+    """Text and image, in the other order and with another length of text in the teacher."""
+    student, teacher = anatomy('student'), anatomy('teacher')
+    student.segments = Segment('text', 3), Segment('image', None)
+    teacher.segments = Segment('image', 5), Segment('style', 1), Segment('text', None)
+    assert kept(align_tokens('shared', student, teacher, 'SHDLoss'), tokens=8) == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [6, 7, 0, 1, 2, 3, 4],
+    ]
+
+
+def test_words_of_language_models_are_all_of_one_kind():
+    assert (
+        kept(align_tokens('shared', words('student'), words('teacher'), 'SHDLoss'))
+        == [list(range(8))] * 2
+    )
+    with pytest.raises(ConfigError, match=r"tokens='patches' .* the student has tokens of one kin"):
+        align_tokens('patches', words('student'), words('teacher'), 'SHDLoss')
+    with pytest.raises(ConfigError, match=r"tokens='shared' .* the student has cls, patches"):
+        align_tokens('shared', anatomy('student', 'cls'), words('teacher'), 'SHDLoss')
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from taps.zoo import ZOO, hugging_face, language, timm_vit
+from taps.zoo import ZOO, encoder, hugging_face, timm_vit
 
 from shd_vit.errors import UnsupportedAttention
 from shd_vit.taps import FINAL, Anatomy, TapBank
@@ -74,14 +74,16 @@ def test_the_order_is_that_of_the_sequence():
 
 
 def test_unknown_prefix_tokens_are_refused_until_told():
-    model = language('GPT2', n_embd=24, n_layer=2, n_head=3).model
-    with pytest.raises(UnsupportedAttention, match=r'GPT2Model.* Set its num_prefix_tokens'):
+    model = encoder()().model
+    with pytest.raises(
+        UnsupportedAttention, match=r'TransformerEncoder.* Set its num_prefix_tokens'
+    ):
         Anatomy(model).num_prefix_tokens  # noqa: B018
     model.num_prefix_tokens = 0
     assert Anatomy(model).prefix_tokens == ()
     model.num_prefix_tokens = 2
     assert Anatomy(model).num_prefix_tokens == 2
-    with pytest.raises(UnsupportedAttention, match=r'puts 2 tokens .* none of a known name'):
+    with pytest.raises(UnsupportedAttention, match=r'puts 2 tokens .* names are unknown'):
         Anatomy(model).prefix_tokens  # noqa: B018
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shd_vit.taps.families.ops import add_biases, relative_position_bias, split_heads
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
-from shd_vit.taps.tap import AttentionTap
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
 
 @ATTENTION_TAPS.register(
@@ -26,7 +26,7 @@ class BEiTAttention(AttentionFamily):
         # The model's, as mmpretrain and as timm call it.
         shared = call.get('rel_pos_bias'), call.get('shared_rel_pos_bias')
         bias = add_biases(relative_position_bias(attn), *shared)
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
+        return AttentionTap(q, k, v, NO_WEIGHT, attn.scale, bias)
 
 
 def beit_qkv(attn: Any, outputs: dict[str, Tensor], x: Tensor) -> Tensor:

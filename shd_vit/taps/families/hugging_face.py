@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from shd_vit.taps.families.ops import add_biases, additive_mask
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
-from shd_vit.taps.tap import AttentionTap
+from shd_vit.taps.projection import PROJECTIONS
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
 # What the tapped implementation is called in the registry, and the one it hands on to.
 TAPPED = 'shd_vit_sdpa'
@@ -42,8 +43,8 @@ class HuggingFaceAttention(AttentionFamily):
                 f'attn_implementation={used!r} is not {ORIGINAL!r}: what it computes from q, k and '
                 f'v is not known. Call model.set_attn_implementation({ORIGINAL!r})'
             )
-        if self._out_proj(attn) is None:
-            return 'it has no output projection o_proj, out_proj, c_proj or proj'
+        if self.projection(attn) is None:
+            return f'it has no output projection {", ".join(PROJECTIONS)}'
         return None
 
     def num_heads(self, attn):
@@ -54,18 +55,25 @@ class HuggingFaceAttention(AttentionFamily):
             if hasattr(owner, name)
         )
 
-    def out_proj(self, attn):
-        projection = self._out_proj(attn)
-        # transformers' Conv1D, as in GPT-2, keeps its weight transposed.
-        is_transposed = type(projection).__name__ == 'Conv1D'
-        return projection.weight.T if is_transposed else projection.weight
-
-    def _out_proj(self, attn: nn.Module) -> Any:
-        names = ('o_proj', 'out_proj', 'c_proj', 'proj')
-        return next((getattr(attn, name) for name in names if hasattr(attn, name)), None)
-
     def attach(self, attn, keep):
+        _register()
         return [_Tap(attn, keep)]
+
+    @contextmanager
+    def recording(self, attn):
+        """The tapped implementation for as long as a bank records, and not a moment longer.
+
+        So the config of a copy, or one that is saved, is the model's own.
+        """
+        config, used = attn.config, attn.config._attn_implementation
+        reason = self.refusal(attn)
+        if reason:
+            self.refuse(attn, reason)
+        config._attn_implementation = {'': TAPPED}  # of this config, not of those inside it
+        try:
+            yield
+        finally:
+            config._attn_implementation = {'': used}
 
     def read(self, attn, outputs, call):
         q, k, v, mask, kwargs = outputs['interface']
@@ -82,29 +90,19 @@ class HuggingFaceAttention(AttentionFamily):
             is_causal = getattr(attn, 'is_causal', True)
         bias = add_biases(additive_mask(mask, is_causal, q), kwargs.get('position_bias'))
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        return AttentionTap(q, k, v, self.out_proj(attn), scale, bias)
+        return AttentionTap(q, k, v, NO_WEIGHT, scale, bias)
 
 
 class _Tap:
-    """A recorder on a module, and its removal."""
-
-    # How many there are under each config; layers share one.
-    counts: Counter[int] = Counter()
+    """A recorder at a module, and its removal."""
 
     def __init__(self, attn: Any, keep: Callable[[str, Any], None]) -> None:
-        _register()
         self.attn = attn
         self.keep = keep
         attn.__dict__.setdefault('_shd_vit_taps', []).append(keep)
-        attn.config._attn_implementation = TAPPED
-        self.counts[id(attn.config)] += 1
 
     def remove(self) -> None:
         self.attn._shd_vit_taps.remove(self.keep)
-        self.counts[id(self.attn.config)] -= 1
-        if not self.counts[id(self.attn.config)]:
-            del self.counts[id(self.attn.config)]
-            self.attn.config._attn_implementation = ORIGINAL
 
 
 @cache

@@ -6,7 +6,7 @@ from functools import partial
 
 from shd_vit.taps.families.ops import split_heads
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
-from shd_vit.taps.tap import AttentionTap
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
 
 @ATTENTION_TAPS.register('mmpretrain.models.utils.attention.MultiheadAttention')
@@ -22,4 +22,4 @@ class MMPretrainAttention(AttentionFamily):
 
     def read(self, attn, outputs, call):
         q, k, v = split_heads(outputs['qkv'], attn.num_heads)
-        return AttentionTap(q, k, v, attn.proj.weight, q.shape[-1] ** -0.5)
+        return AttentionTap(q, k, v, NO_WEIGHT, q.shape[-1] ** -0.5)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from shd_vit.taps.families.ops import relative_position_bias, split_heads
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
-from shd_vit.taps.tap import AttentionTap
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
 
 @ATTENTION_TAPS.register(
@@ -22,7 +22,7 @@ class WindowAttention(AttentionFamily):
         q, k, v = split_heads(outputs['qkv'], attn.num_heads)
         mask = call.get('mask')
         bias = window_bias(attn, mask)
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias, mask is not None)
+        return AttentionTap(q, k, v, NO_WEIGHT, attn.scale, bias, mask is not None)
 
 
 def window_bias(attn: nn.Module, mask: Tensor | None) -> Tensor:

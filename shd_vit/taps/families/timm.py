@@ -8,7 +8,7 @@ from torch import nn
 from shd_vit.taps.families.beit import beit_qkv
 from shd_vit.taps.families.ops import additive_mask, heads_first, split_heads
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
-from shd_vit.taps.tap import AttentionTap
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
 
 @ATTENTION_TAPS.register(
@@ -32,7 +32,7 @@ class TimmAttention(AttentionFamily):
         # SDPA is called without a scale and so takes its own; the plain path takes the module's.
         scale = q.shape[-1] ** -0.5 if attn.fused_attn else attn.scale
         bias = additive_mask(call.get('attn_mask'), call.get('is_causal', False), q)
-        return AttentionTap(q, k, v, attn.proj.weight, scale, bias)
+        return AttentionTap(q, k, v, NO_WEIGHT, scale, bias)
 
 
 @ATTENTION_TAPS.register('timm.layers.attention.AttentionRope', 'timm.models.eva.EvaAttention')
@@ -61,4 +61,4 @@ class TimmRotaryAttention(TimmAttention):
             q, k = rotate(q), rotate(k)
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
         bias = additive_mask(call.get('attn_mask'), call.get('is_causal', False), q)
-        return AttentionTap(q, k, v, attn.proj.weight, attn.scale, bias)
+        return AttentionTap(q, k, v, NO_WEIGHT, attn.scale, bias)

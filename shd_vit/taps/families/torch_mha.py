@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from shd_vit.taps.families.ops import add_biases, additive_mask, heads_first
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
-from shd_vit.taps.tap import AttentionTap
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
 
 @ATTENTION_TAPS.register('torch.nn.modules.activation.MultiheadAttention')
@@ -24,10 +24,14 @@ class TorchAttention(AttentionFamily):
             return 'add_bias_kv and add_zero_attn give the keys more tokens than the queries'
         if not attn._qkv_same_embed_dim:
             return 'kdim or vdim make it cross-attention'
+        if type(attn.out_proj).forward is not nn.Linear.forward:
+            cls = type(attn.out_proj)
+            return (
+                f'its output projection {cls.__module__}.{cls.__qualname__} is never called, as '
+                'its weight is used in a function: what that class adds is left out, or merged '
+                'for the length of a forward pass (an adapter of peft; merge it)'
+            )
         return None
-
-    def out_proj(self, attn):
-        return attn.out_proj.weight
 
     def read(self, attn, outputs, call):
         x = call['query']
@@ -48,7 +52,7 @@ class TorchAttention(AttentionFamily):
         if mask is not None and mask.dim() == 3:  # (B * H, N, N)
             mask = mask.unflatten(0, (-1, attn.num_heads))
         bias = add_biases(padding, mask)
-        return AttentionTap(q, k, v, attn.out_proj.weight, q.shape[-1] ** -0.5, bias)
+        return AttentionTap(q, k, v, NO_WEIGHT, q.shape[-1] ** -0.5, bias)
 
 
 def _bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
