@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import (
-    LazyMaps,
-    attention_kl,
-    attention_maps,
-    attention_mse,
-    gram_matrix,
-    native,
-)
-from shd_vit.functional.compiler import compiler_error
-from shd_vit.losses.base import DistillationLoss
+from shd_vit.functional.shd import BACKENDS, DISTANCES, shd_loss
+from shd_vit.losses.base import PairedLoss
 from shd_vit.merging import MERGING_STRATEGIES
-from shd_vit.merging.linear import merge_linear
 from shd_vit.pairing import ModelOutput, Needs
-from shd_vit.pairing.layers import Pair, Pairs, check_attended_tokens, check_layers, layer_pairs
+from shd_vit.pairing.layers import Pair, check_attended_tokens
 from shd_vit.pairing.tokens import TOKENS, TokenAlignment, align_tokens
-from shd_vit.taps import Anatomy, AttentionTap
-
-DISTANCES = dict(kl=attention_kl, mse=attention_mse)
+from shd_vit.taps import Anatomy, AttentionTap, select_heads
 
 
-class SHDLoss(DistillationLoss):
+class SHDLoss(PairedLoss):
     """The student's attention maps follow the teacher's squeezed ones (arXiv 2502.07436, Eq. 11).
 
     ``beta * sum over layers and student heads of KL(squeezed teacher map || student map)``, where
@@ -52,10 +39,14 @@ class SHDLoss(DistillationLoss):
         strategy: How teacher heads are merged: 'linear', 'constant', 'hard', 'head_matching',
             'simplex', or ``dict(type=name, ...)``; see :mod:`shd_vit.merging`.
         distance: 'kl', or 'mse': the squared error summed over keys, with no other change.
-        compile: Run the maths through torch.compile or, in the default method for float32 on a
-            CPU, as a C++ kernel. None does where a compiler is found; it takes its time at the
-            first batch and saves passes over the maps.
+        compile: False is ``backend='torch'``; True, as None, leaves ``backend`` as it is.
+        backend: 'auto': the default method for float32 on a CPU as a C++ kernel, anything else
+            through torch.compile, and in plain torch where no compiler is found. Compiling takes
+            its time at the first batch and saves passes over the maps. 'torch', 'compile' or 'cpp'
+            insist on one of these.
     """
+
+    is_token_wise = False  # tokens are matched by name
 
     def __init__(
         self,
@@ -66,33 +57,36 @@ class SHDLoss(DistillationLoss):
         strategy: str | dict = 'linear',
         distance: str = 'kl',
         compile: bool | None = None,
+        backend: str = 'auto',
     ) -> None:
-        super().__init__()
         if not temperature > 0:
             raise ConfigError(f'SHDLoss.temperature={temperature} must be above 0')
         if not beta >= 0:
             raise ConfigError(f'SHDLoss.beta={beta} must not be negative')
-        check_layers(layers, 'SHDLoss')
         if tokens not in TOKENS:
             raise ConfigError(f"SHDLoss.tokens={tokens!r} must be 'all', 'shared' or 'patches'")
         if distance not in DISTANCES:
             raise ConfigError(f"SHDLoss.distance={distance!r} must be 'kl' or 'mse'")
-        self.beta = beta
+        if backend not in BACKENDS:
+            allowed = ', '.join(map(repr, BACKENDS))
+            raise ConfigError(f'SHDLoss.backend={backend!r} must be one of {allowed}')
+        if compile is False and backend not in ('auto', 'torch'):
+            raise ConfigError(f"SHDLoss.compile=False is backend='torch', not {backend!r}")
+        super().__init__(beta, layers)
         self.temperature = temperature
-        self.layers = layers
         self.tokens = tokens
         self.strategy: Any = MERGING_STRATEGIES.build(strategy)
         self.distance = distance
-        self.is_compiled = compile
-        self.pairs: Pairs = []
+        self.backend = 'torch' if compile is False else backend
         self.alignment = TokenAlignment()
 
     @property
-    def weight(self) -> float:  # type: ignore[override]
-        return self.beta
+    def beta(self) -> float:
+        """The weight, by the paper's name."""
+        return self.weight
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
-        self.pairs = layer_pairs(self.layers, student, teacher, 'SHDLoss')
+        super().bind(student, teacher)
         self.alignment = align_tokens(self.tokens, student, teacher, 'SHDLoss')
         heads = {(s, t): (student.heads[s - 1], teacher.heads[t - 1]) for s, t in self.pairs}
         for (s, t), (heads_s, heads_t) in heads.items():
@@ -126,86 +120,42 @@ class SHDLoss(DistillationLoss):
         total: Any = sum(
             self._layer(student.attention[s], teacher.attention[t], (s, t)) for s, t in self.pairs
         )
-        return self.beta * total
+        return self.weight * total
 
     def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: Pair) -> Tensor:
         student, teacher = self.alignment.student.of(student), self.alignment.teacher.of(teacher)
         check_attended_tokens(student, teacher, pair, 'SHDLoss')
         merging = self.strategy
-        teacher = merging.arrange(teacher, pair)
-        compiled = self._compiles(student.q.device.type)
-        if compiled and self._is_for_the_kernel(student, teacher):
-            return native.squeezed_kl(
-                *student[:2],
-                *teacher[:3],
-                gram_matrix(teacher.out_proj),
-                student.scale,
-                teacher.scale,
-                self.temperature,
-            )
-        v, out_proj, gram = None, None, None
-        if merging.uses_values:
-            v, out_proj, gram = teacher.v, teacher.out_proj, gram_matrix(teacher.out_proj)
-        heads = student.q.shape[1]
-        target = LazyMaps(
-            _merged_maps,
-            (teacher.q, teacher.k, v, teacher.bias),
-            (out_proj, gram, teacher.scale, self.temperature, heads, merging.merge),
-        )
-        return DISTANCES[self.distance](
+        sizes, order = merging.groups(pair, (student.q.shape[1], teacher.q.shape[1]))
+        if order is not None:
+            teacher = select_heads(teacher, order)
+        uses_values = merging.uses_values
+        return shd_loss(
             student.q,
             student.k,
-            target,
+            teacher.q,
+            teacher.k,
+            teacher.v if uses_values else None,
+            teacher.out_proj if uses_values else None,
             student.scale,
+            teacher.scale,
             self.temperature,
+            sizes,
+            merging.weigh,
+            self.distance,
             student.bias,
-            compiled=compiled,
+            teacher.bias,
+            self.backend,
         )
-
-    def _is_for_the_kernel(self, student: AttentionTap, teacher: AttentionTap) -> bool:
-        is_default = self.distance == 'kl' and self.strategy.merge is merge_linear
-        has_bias = student.bias is not None or teacher.bias is not None
-        if not is_default or has_bias or not native.takes(*student[:2], *teacher[:4]):
-            return False
-        return native.kernel_error() is None
-
-    def _compiles(self, device_type: str) -> bool:
-        """Whether to compile, found out and logged at the first batch."""
-        if torch.compiler.is_compiling():
-            return False  # a step that is compiled as a whole traces this with the rest
-        if self.is_compiled is None:
-            error = compiler_error(device_type)
-            self.is_compiled = error is None
-            if error:
-                logging.getLogger(__name__).warning('SHDLoss runs without torch.compile: %s', error)
-        return self.is_compiled
 
     def extra_repr(self) -> str:
         pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers
         prefix = self.alignment.prefix
         tokens = f' ({", ".join([*prefix, "patches"])})' if prefix is not None else ''
-        compile = {None: 'if it works', True: 'yes', False: 'no'}[self.is_compiled]
         return (
             f'beta={self.beta}, temperature={self.temperature}, distance={self.distance}, '
             f'strategy={type(self.strategy).__name__}, '
             f'tokens={self.tokens}{tokens}, '
-            f'torch.compile: {compile}, '
+            f'backend={self.backend}, '
             f'layers: {pairs}'
         )
-
-
-def _merged_maps(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    bias: Tensor | None,
-    out_proj: Tensor | None,
-    gram: Tensor | None,
-    scale: float,
-    temperature: float,
-    num_heads: int,
-    merge: Callable[..., Tensor],
-) -> Tensor:
-    """A teacher's maps merged into ``num_heads``."""
-    maps = attention_maps(query, key, scale, temperature, bias)
-    return merge(maps, value, out_proj, num_heads, gram)
