@@ -1,18 +1,26 @@
-"""The maths, as pure functions on tensors. Needs torch alone."""
+"""The maths, as pure functions on tensors. Needs torch alone.
+
+Shape legend, in docstrings and, where several shapes meet, as suffixes of names (``maps_BHNN``):
+B batch, H heads (Ht of the teacher, Hs of the student), N tokens, D head width, E model width; of
+merging, G groups (a student head each), k heads of a group, P pairs, F columns of stacked heads.
+"""
 
 from shd_vit.functional.attention import attention_maps, counted_rows
 from shd_vit.functional.attention_loss import LazyMaps, attention_kl, attention_mse
 from shd_vit.functional.attention_transfer import mean_map_kl
 from shd_vit.functional.logits import hard_labels, kd_loss, nkd_loss
-from shd_vit.functional.self_correlation import self_correlation, self_correlation_loss
-from shd_vit.functional.simplex import residual_gram, simplex_heads, simplex_weights
-from shd_vit.functional.squeeze import (
-    SqueezedHeads,
-    average_heads,
-    gram_matrix,
-    group_sizes,
-    squeeze_heads,
+from shd_vit.functional.merging import (
+    head_outputs,
+    head_weights,
+    merge_maps,
+    weigh_constant,
+    weigh_linear,
 )
+from shd_vit.functional.order import group_sizes, merge_neighbours, merge_passes
+from shd_vit.functional.self_correlation import self_correlation, self_correlation_loss
+from shd_vit.functional.shd import shd_loss
+from shd_vit.functional.simplex import residual_gram, simplex_weights, weigh_simplex
+from shd_vit.functional.squeeze import SqueezedHeads, gram_matrix, squeeze_heads
 from shd_vit.functional.vitkd import random_token_mask, squared_error
 from shd_vit.functional.vkd import vkd_distance
 
@@ -22,21 +30,28 @@ __all__ = [
     'attention_kl',
     'attention_maps',
     'attention_mse',
-    'average_heads',
     'counted_rows',
     'gram_matrix',
     'group_sizes',
     'hard_labels',
+    'head_outputs',
+    'head_weights',
     'kd_loss',
     'mean_map_kl',
+    'merge_maps',
+    'merge_neighbours',
+    'merge_passes',
     'nkd_loss',
     'random_token_mask',
     'residual_gram',
     'self_correlation',
     'self_correlation_loss',
-    'simplex_heads',
+    'shd_loss',
     'simplex_weights',
     'squared_error',
     'squeeze_heads',
     'vkd_distance',
+    'weigh_constant',
+    'weigh_linear',
+    'weigh_simplex',
 ]

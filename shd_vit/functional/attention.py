@@ -1,7 +1,4 @@
-"""Attention maps from queries and keys.
-
-Shape legend of this package: B batch, H heads, N tokens, D head width, E model width.
-"""
+"""Attention maps from queries and keys."""
 
 from __future__ import annotations
 
@@ -44,6 +41,8 @@ def attention_logits(
     query: Tensor, key: Tensor, factor: float, bias: Tensor | None = None
 ) -> Tensor:
     """``Q K^T * factor + bias``, (B, H, N, N), in float32 at least; 0 in rows that do not count."""
+    if query.dtype != key.dtype:  # neither is rounded to the other's type
+        query, key = widen(query), widen(key)
     query, key = query.contiguous(), key.contiguous()  # products of strided batches are slow
     # Rounded to half precision, a scaled query would move the logits.
     if query.dtype.itemsize == 2:

@@ -5,67 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shd_vit.functional.attention import product, widen
-from shd_vit.functional.squeeze import gram_matrix, group_sizes
-
 STEPS_PER_HEAD = 8  # of a pair of weights each; more change no map by 1e-3
 
 
-def simplex_heads(
-    maps: Tensor, value: Tensor, out_proj: Tensor, num_heads: int, gram: Tensor | None = None
-) -> Tensor:
-    """Merge the groups of :func:`squeeze_heads`, each with the best weights of all its heads.
+def weigh_simplex(outputs_BkNkD: Tensor, gram: Tensor) -> Tensor:
+    """The best convex weights (B, k) of a group of k heads.
 
-    A group of k heads becomes ``sum_i w_i A_i``, with the w of the simplex (w >= 0, sum 1) that
-    minimises ``||(sum_i w_i A_i) S - sum_i A_i X_i||_F^2``, S = sum_i X_i. Between pairs that is
-    Eq. 9; progressive merging comes near it for larger groups, never below it.
-
-    Arguments and errors are those of :func:`squeeze_heads`.
-
-    Returns:
-        (B, num_heads, N, N), in float32 at least.
+    The w of the simplex (w >= 0, sum 1) that minimises
+    ``||(sum_i w_i A_i) S - sum_i A_i X_i||_F^2``, S = sum_i X_i. Between pairs that is Eq. 9;
+    progressive merging comes near it for larger groups, never below it.
     """
-    _, Ht, _, D = value.shape
-    with torch.autocast(value.device.type, enabled=False):
-        maps = widen(maps)
-        if num_heads == Ht:
-            return maps
-        if gram is None:
-            gram = gram_matrix(out_proj)
-        merged, start = [], 0
-        for size in group_sizes(Ht, num_heads):
-            heads = slice(start, start + size)
-            columns = slice(start * D, (start + size) * D)
-            group = maps[:, heads]
-            if size > 1:
-                residuals = residual_gram(group, value[:, heads], gram[columns, columns])
-                weights = simplex_weights(residuals)
-                group = (weights[..., None, None] * group).sum(1, keepdim=True)
-            merged.append(group)
-            start += size
-    return torch.cat(merged, dim=1)
+    return simplex_weights(residual_gram(outputs_BkNkD, gram))
 
 
-def residual_gram(maps: Tensor, value: Tensor, gram: Tensor) -> Tensor:
+def residual_gram(outputs_BkNkD: Tensor, gram: Tensor) -> Tensor:
     """Inner products of what each head of a group would leave, were it to stand for all of them.
 
     Head i leaves R_i = A_i S - sum_j A_j X_j. Weights that sum to 1 leave sum_i w_i R_i, with the
     squared norm w^T G w. Like squeezing, this never forms X (N x E).
 
     Args:
-        maps: (B, k, N, N).
-        value: (B, k, N, D).
+        outputs_BkNkD: :func:`shd_vit.functional.merging.head_outputs`.
         gram: (k * D, k * D), of the heads' slices of the output projection.
 
     Returns:
         G, (B, k, k).
     """
-    B, k, N, D = value.shape
-    stacked = value.transpose(1, 2).reshape(B, 1, N, k * D)
-    outputs = product(maps, stacked.expand(B, k, N, k * D)).unflatten(-1, (k, D))
     # Column block j of sum_j A_j X_j, before the output projection, is A_j V_j.
-    target = outputs.diagonal(dim1=1, dim2=3).movedim(-1, 2)
-    residual = (outputs - target[:, None]).flatten(-2)
+    target = outputs_BkNkD.diagonal(dim1=1, dim2=3).movedim(-1, 2)
+    residual = (outputs_BkNkD - target[:, None]).flatten(-2)
     return (residual @ gram).flatten(2) @ residual.flatten(2).mT
 
 

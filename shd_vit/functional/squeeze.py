@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shd_vit.functional.attention import product, widen
+from shd_vit.functional.order import merge_neighbours, merge_passes
 
 
 class SqueezedHeads(NamedTuple):
@@ -34,9 +35,7 @@ def squeeze_heads(
     ``a = <Delta S, Delta X_1> / ||Delta S||^2``, one a sample and pair. (The N that Eq. 7 prints
     does not follow from Eq. 6: its second term has the wrong head. This follows Eq. 6.)
 
-    Each pass merges pairs (1, 2), (3, 4), ... from the front, ``min(h // 2, h - num_heads)`` of
-    them, and carries the rest over, so that halving never passes the target: 16 -> 8 -> 6. The X
-    of a merged head is the sum of its members'.
+    Passes are those of :func:`merge_passes`; the X of a merged head is the sum of its members'.
 
     X itself (N x E) is never formed: Delta X = (Delta V) W^T, so both inner products come from one
     product U = Delta [V_1 | V_2] and the Gram matrices of U and of the two W^O slices.
@@ -62,21 +61,28 @@ def squeeze_heads(
             f'maps {tuple(maps.shape)} and out_proj {tuple(out_proj.shape)} do not fit '
             f'value {tuple(value.shape)}: expected {(B, Ht, N, N)} and (E, {Ht * D})'
         )
-    with torch.autocast(value.device.type, enabled=False):
-        maps = widen(maps)
+    if gram is None and num_heads < Ht:
+        gram = gram_matrix(out_proj)
+    return squeeze_by_gram(maps, value, gram, num_heads)
+
+
+def squeeze_by_gram(
+    maps_BHNN: Tensor, value_BHND: Tensor, gram: Tensor | None, num_heads: int
+) -> SqueezedHeads:
+    """:func:`squeeze_heads` from the Gram matrix; None where nothing is to merge."""
+    B, H, N, D = value_BHND.shape
+    with torch.autocast(value_BHND.device.type, enabled=False):
+        maps = widen(maps_BHNN)
         # Merging only ever joins neighbours, so a merged head owns a run of columns.
-        value = value.transpose(1, 2).reshape(B, N, Ht * D)
-        if gram is None and num_heads < Ht:
-            gram = gram_matrix(out_proj)
-        widths = [D] * Ht
+        value_BNF = value_BHND.transpose(1, 2).reshape(B, N, H * D)
+        widths = [D] * H
         alphas, raw_alphas = [], []
-        while len(widths) > num_heads:
-            merges = merges_of_pass(len(widths), num_heads)
+        for merges in merge_passes(H, num_heads):
             paired = 2 * merges
             first, second = maps[:, 0:paired:2], maps[:, 1:paired:2]
             delta = first - second
             assert gram is not None  # there is something to merge
-            raw = _merge_weights(delta, value, gram, widths[:paired])
+            raw = _merge_weights(delta, value_BNF, gram, widths[:paired])
             alpha = raw.clamp(0, 1)
             merged = torch.addcmul(second, delta, alpha[..., None, None])
             rest = maps[:, paired:]
@@ -87,43 +93,6 @@ def squeeze_heads(
     return SqueezedHeads(maps, tuple(alphas), tuple(raw_alphas))
 
 
-def average_heads(maps: Tensor, num_heads: int) -> Tensor:
-    """Merge as :func:`squeeze_heads` does, with every weight 0.5 (the paper's Table 8).
-
-    Args:
-        maps: (B, Ht, N, N).
-        num_heads: Heads to leave, from 1 to Ht.
-
-    Returns:
-        (B, num_heads, N, N), in float32 at least.
-    """
-    maps = widen(maps)
-    while maps.shape[1] > num_heads:
-        paired = 2 * merges_of_pass(maps.shape[1], num_heads)
-        merged = maps[:, :paired].unflatten(1, (-1, 2)).mean(2)
-        maps = torch.cat([merged, maps[:, paired:]], dim=1)
-    return maps
-
-
-def merges_of_pass(heads: int, num_heads: int) -> int:
-    """Pairs that the next pass of progressive merging joins, on the way to ``num_heads``."""
-    return min(heads // 2, heads - num_heads)
-
-
-def merge_neighbours(items: list, merges: int) -> list:
-    """One pass of progressive merging, by ``+``: the first ``merges`` pairs joined."""
-    paired = 2 * merges
-    return [items[i] + items[i + 1] for i in range(0, paired, 2)] + items[paired:]
-
-
-def group_sizes(heads: int, num_heads: int) -> list[int]:
-    """How many neighbouring heads progressive merging joins into each of ``num_heads``."""
-    sizes = [1] * heads
-    while len(sizes) > num_heads:
-        sizes = merge_neighbours(sizes, merges_of_pass(len(sizes), num_heads))
-    return sizes
-
-
 def gram_matrix(out_proj: Tensor) -> Tensor:
     """``W^T W`` of the output projection (E, Ht * D): (Ht * D, Ht * D) in float32 at least."""
     with torch.autocast(out_proj.device.type, enabled=False):
@@ -131,11 +100,28 @@ def gram_matrix(out_proj: Tensor) -> Tensor:
         return weight.T @ weight
 
 
-def _merge_weights(delta: Tensor, value: Tensor, gram: Tensor, widths: list[int]) -> Tensor:
-    """Unclamped weights (B, merges) of the first heads of neighbouring pairs.
+def pair_weight(u: Tensor, gram: Tensor, left: int) -> Tensor:
+    """The unclamped weight of the first head of a pair, (...), of Eq. 6.
 
-    ``delta`` is (B, merges, N, N). Heads own columns of ``value`` (B, N, Ht * D), and rows and
-    columns of ``gram``, of the given ``widths``.
+    Args:
+        u: ``Delta [V_1 | V_2]``, (..., N, F).
+        gram: Of the F columns of the output projection, (..., F, F).
+        left: How many of them are the first head's.
+    """
+    # <Delta X_i, Delta X_j> summed over columns is <U_i^T U_j, W_i^T W_j>.
+    inner = product(u.mT, u) * gram
+    norm = inner.sum((-2, -1))
+    toward_first = inner[..., :left, :].sum((-2, -1))
+    # Equal heads: every weight gives the same map. What is no number stays none.
+    return torch.where(norm <= 0, 0.5, toward_first / norm)
+
+
+def _merge_weights(
+    delta_BPNN: Tensor, value_BNF: Tensor, gram_FF: Tensor, widths: list[int]
+) -> Tensor:
+    """Unclamped weights (B, P) of the first heads of P pairs of neighbours.
+
+    Heads own columns of ``value``, and rows and columns of ``gram``, of the given ``widths``.
     """
     pairs = list(zip(widths[0::2], widths[1::2], strict=True))
     weights, start, pair = [], 0, 0
@@ -146,18 +132,12 @@ def _merge_weights(delta: Tensor, value: Tensor, gram: Tensor, widths: list[int]
             count += 1  # pairs of equal widths go together
         columns = slice(start, start + count * width)
         u = product(
-            delta[:, pair : pair + count],
-            value[..., columns].unflatten(-1, (count, width)).transpose(1, 2),
+            delta_BPNN[:, pair : pair + count],
+            value_BNF[..., columns].unflatten(-1, (count, width)).transpose(1, 2),
         )
-        if value.dtype.itemsize == 2:
+        if value_BNF.dtype.itemsize == 2:
             u = u.bfloat16()  # has the range of float32
-        blocks = gram[columns, columns].view(count, width, count, width)
-        blocks = blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
-        # <Delta X_i, Delta X_j> summed over columns is <U_i^T U_j, W_i^T W_j>.
-        inner = product(u.mT, u) * blocks
-        norm = inner.sum((-2, -1))
-        toward_first = inner[..., :left, :].sum((-2, -1))
-        # Equal heads: every weight gives the same map.
-        weights.append(torch.where(norm > 0, toward_first / norm, 0.5))
+        blocks = gram_FF[columns, columns].view(count, width, count, width)
+        weights.append(pair_weight(u, blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0), left))
         start, pair = columns.stop, pair + count
     return torch.cat(weights, dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shd_vit.functional.squeeze import merges_of_pass
+from shd_vit.functional import merge_neighbours, merge_passes
 
 
 class Merged(NamedTuple):
@@ -31,11 +31,9 @@ def merged_heads(num_heads: int, target: int) -> tuple[list[list[Merged]], list[
     """
     left = [Merged(str(head), (head,)) for head in range(1, num_heads + 1)]
     passes = []
-    while len(left) > target:
-        paired = 2 * merges_of_pass(len(left), target)
-        made = [_join(*left[i : i + 2]) for i in range(0, paired, 2)]
-        passes.append(made)
-        left = made + left[paired:]
+    for merges in merge_passes(num_heads, target):
+        left = merge_neighbours(left, merges, _join)
+        passes.append(left[:merges])
     return passes, left
 
 

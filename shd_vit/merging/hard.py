@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from shd_vit.errors import check_number
-from shd_vit.merging.linear import merge_linear
-from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.merging.strategy import MERGING_STRATEGIES, Groups, MergingStrategy
 from shd_vit.pairing import Pair
-from shd_vit.taps import AttentionTap, select_heads
 
 
 @MERGING_STRATEGIES.register('hard')
@@ -22,8 +20,6 @@ class HardSelection(MergingStrategy):
         seed: Seed of the draw, a whole number below 2^63. None takes torch's seed, which a run sets
             from ``randomness.seed``.
     """
-
-    merge = staticmethod(merge_linear)  # of what is left, nothing merges
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
@@ -42,5 +38,5 @@ class HardSelection(MergingStrategy):
         """Numbers of the chosen heads, from 0."""
         return self.get_buffer('heads_{}_{}'.format(*pair))
 
-    def arrange(self, tap: AttentionTap, pair: Pair) -> AttentionTap:
-        return select_heads(tap, self.heads(pair))
+    def groups(self, pair: Pair, heads: tuple[int, int]) -> Groups:
+        return Groups((1,) * heads[0], self.heads(pair))

@@ -7,12 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import attention_maps
-from shd_vit.functional.squeeze import merge_neighbours, merges_of_pass
-from shd_vit.merging.linear import merge_linear
-from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.functional import attention_maps, group_sizes, merge_neighbours, merge_passes
+from shd_vit.merging.strategy import MERGING_STRATEGIES, Groups, MergingStrategy
 from shd_vit.pairing import Pair
-from shd_vit.taps import AttentionTap, select_heads
+from shd_vit.taps import AttentionTap
 
 
 @MERGING_STRATEGIES.register('head_matching')
@@ -22,8 +20,6 @@ class HeadMatching(MergingStrategy):
     How alike two heads are is the cosine between their flattened maps (T_a = 1), averaged over
     training images, which are seen once before training. The order is saved in checkpoints.
     """
-
-    merge = staticmethod(merge_linear)
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,8 +62,9 @@ class HeadMatching(MergingStrategy):
         super()._load_from_state_dict(*args, **kwargs)
         self.is_settled = all((self.order(pair) >= 0).all() for pair in self._targets)
 
-    def arrange(self, tap: AttentionTap, pair: Pair) -> AttentionTap:
-        return select_heads(tap, self.order(pair))
+    def groups(self, pair: Pair, heads: tuple[int, int]) -> Groups:
+        num_student, num_teacher = heads
+        return Groups(group_sizes(num_teacher, num_student), self.order(pair))
 
 
 def match_heads(similarity: Tensor, num_heads: int) -> list[int]:
@@ -81,8 +78,7 @@ def match_heads(similarity: Tensor, num_heads: int) -> list[int]:
         num_heads: Heads that merging leaves.
     """
     groups = [(head,) for head in range(len(similarity))]
-    while len(groups) > num_heads:
-        merges = merges_of_pass(len(groups), num_heads)
+    for merges in merge_passes(len(groups), num_heads):
         groups = merge_neighbours(_pairs_first(groups, merges, similarity), merges)
     return [head for group in groups for head in group]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shd_vit.functional import simplex_heads
+from shd_vit.functional import weigh_simplex
 from shd_vit.merging.strategy import MERGING_STRATEGIES, MergingStrategy
 
 
@@ -13,4 +13,4 @@ class SimplexMerging(MergingStrategy):
     Groups are those of linear merging, which this equals where they are pairs.
     """
 
-    merge = staticmethod(simplex_heads)
+    weigh = staticmethod(weigh_simplex)

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
+from shd_vit.functional import group_sizes, weigh_linear
 from shd_vit.pairing import Pair
-from shd_vit.taps import AttentionTap
+
+
+class Groups(NamedTuple):
+    """Which of a teacher's heads form each head of the student.
+
+    Attributes:
+        sizes: How many, for each student head.
+        order: (sum of sizes,), numbers of the teacher's heads from 0, group by group; heads that
+            are not in it are dropped. None: all, as they stand.
+    """
+
+    sizes: tuple[int, ...]
+    order: Tensor | None = None
 
 
 class MergingStrategy(nn.Module):
-    """Base of all strategies: first the heads are arranged, then neighbours are merged.
+    """Base of all strategies: groups of the teacher's heads, and how a group is weighed.
 
     A strategy that has to see training data first says so by ``is_settled``: then
     ``observe(tap, pair)`` is called for batches of teacher taps, and ``settle()`` at their end.
 
     Attributes:
-        merge: ``(maps, value, out_proj, num_heads, gram) -> maps`` (B, num_heads, N, N), with the
-            arguments of :func:`shd_vit.functional.squeeze_heads`. A plain function.
-        uses_values: Whether ``merge`` looks at ``value``, ``out_proj`` and ``gram``, or gets None.
+        weigh: ``(outputs, gram) -> weights`` (B, k) of a group of k heads, in what
+            :mod:`shd_vit.functional.merging` gives it. A plain function.
+        uses_values: Whether ``weigh`` looks at what maps make of the values, or gets none.
     """
 
-    merge: Callable[..., Tensor]
+    weigh: Callable[..., Tensor] = staticmethod(weigh_linear)
     uses_values = True
     is_settled = True
 
     def bind(self, heads: dict[Pair, tuple[int, int]]) -> None:
         """Learn which layers there will be, with heads of student and teacher."""
 
-    def arrange(self, tap: AttentionTap, pair: Pair) -> AttentionTap:
-        """The teacher's heads in the order in which they are to be merged, or some of them."""
-        return tap
+    def groups(self, pair: Pair, heads: tuple[int, int]) -> Groups:
+        """The groups of a pair of layers that have these heads, of student and teacher."""
+        num_student, num_teacher = heads
+        return Groups(group_sizes(num_teacher, num_student))
 
 
 class _Registry:

@@ -4,7 +4,15 @@ import torch
 from scipy.optimize import minimize
 from torch.testing import assert_close
 
-from shd_vit.functional import group_sizes, residual_gram, simplex_heads, simplex_weights
+from shd_vit.functional import (
+    gram_matrix,
+    group_sizes,
+    head_outputs,
+    merge_maps,
+    residual_gram,
+    simplex_weights,
+    weigh_simplex,
+)
 from shd_vit.functional import squeeze_heads as squeeze
 
 
@@ -13,6 +21,11 @@ def teacher(heads, B=3, N=7, D=4, E=10, sharpness=3.0):
     maps = (sharpness * torch.randn(B, heads, N, N, generator=g, dtype=torch.float64)).softmax(-1)
     value = torch.randn(B, heads, N, D, generator=g, dtype=torch.float64)
     return maps, value, torch.randn(E, heads * D, generator=g, dtype=torch.float64)
+
+
+def simplex_heads(maps, value, out_proj, num_heads):
+    sizes = group_sizes(maps.shape[1], num_heads)
+    return merge_maps(maps, value, gram_matrix(out_proj), sizes, weigh_simplex)
 
 
 def errors(merged, maps, value, out_proj, sizes):
@@ -32,11 +45,11 @@ def errors(merged, maps, value, out_proj, sizes):
 @pytest.mark.parametrize(
     'heads, target, sizes',
     [
-        (6, 3, [2, 2, 2]),
-        (9, 3, [4, 4, 1]),
-        (16, 6, [4, 4, 2, 2, 2, 2]),
-        (25, 16, [2] * 9 + [1] * 7),
-        (7, 2, [4, 3]),
+        (6, 3, (2, 2, 2)),
+        (9, 3, (4, 4, 1)),
+        (16, 6, (4, 4, 2, 2, 2, 2)),
+        (25, 16, (2,) * 9 + (1,) * 7),
+        (7, 2, (4, 3)),
     ],
 )
 def test_groups_are_those_of_progressive_merging(heads, target, sizes):
@@ -108,7 +121,8 @@ def test_gram_matrix_is_that_of_the_residuals():
     target = (maps @ x).sum(1, keepdim=True)
     residual = (maps @ x.sum(1, keepdim=True) - target).flatten(2)
     expected = residual @ residual.mT
-    assert_close(residual_gram(maps, value, out_proj.T @ out_proj), expected)
+    outputs = head_outputs(maps, value)
+    assert_close(residual_gram(outputs, out_proj.T @ out_proj), expected)
 
 
 def test_weights_are_a_distribution_and_survive_what_is_degenerate():

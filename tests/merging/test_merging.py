@@ -6,9 +6,17 @@ import torch
 from torch.testing import assert_close
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import average_heads, squeeze_heads
+from shd_vit.functional import (
+    group_sizes,
+    head_weights,
+    merge_maps,
+    squeeze_heads,
+    weigh_constant,
+    weigh_linear,
+    weigh_simplex,
+)
 from shd_vit.losses import ModelOutput, SHDLoss
-from shd_vit.merging import MERGING_STRATEGIES, MergingStrategy
+from shd_vit.merging import MERGING_STRATEGIES, Groups, MergingStrategy
 from shd_vit.merging.matching import match_heads
 from shd_vit.taps import AttentionTap, select_heads
 
@@ -98,7 +106,8 @@ def test_constant_weighs_every_pair_by_a_half(heads, left):
         n = min(len(expected) // 2, len(expected) - left)
         pairs = [(expected[2 * i] + expected[2 * i + 1]) / 2 for i in range(n)]
         expected = pairs + expected[2 * n :]
-    assert_close(average_heads(maps, left), torch.stack(expected, 1))
+    merged = merge_maps(maps, None, None, group_sizes(heads, left), weigh_constant)
+    assert_close(merged, torch.stack(expected, 1))
 
 
 def test_constant_is_the_loss_against_the_mean_of_pairs():
@@ -190,9 +199,12 @@ def test_head_biases_go_with_their_heads(name):
     bias = bias.clamp(min=-1e4)
     biased = {n: t._replace(bias=bias) for n, t in teacher.attention.items()}
     loss = settled(bound(name), ModelOutput(None, biased, {}))
-    arranged = loss.strategy.arrange(biased[1], (1, 1))
     order = {'hard': 'heads', 'head_matching': 'order'}.get(name)
-    heads = getattr(loss.strategy, order)((1, 1)) if order else torch.arange(6)
+    heads = getattr(loss.strategy, order)((1, 1)) if order else None
+    given = loss.strategy.groups((1, 1), (3, 6)).order
+    assert torch.equal(given, heads) if order else given is None
+    heads = heads if order else torch.arange(6)
+    arranged = select_heads(biased[1], heads)
     assert_close(maps_of(arranged), maps_of(biased[1])[:, heads])
     assert loss(student, ModelOutput(None, biased, {}), None).isfinite()
 
@@ -237,12 +249,23 @@ def test_strategies_differ():
 def test_a_strategy_of_ones_own():
     @MERGING_STRATEGIES.register('first')
     class First(MergingStrategy):
-        merge = staticmethod(lambda maps, value, out_proj, num_heads, gram: maps[:, :num_heads])
+        """The first head of each group, and more of it where the group is larger."""
+
         uses_values = False
+
+        @staticmethod
+        def weigh(outputs, gram):
+            assert gram is None and outputs.numel() == 0
+            first = torch.zeros(outputs.shape[:2], dtype=outputs.dtype)
+            return first.index_fill(1, torch.tensor(0), 1)
+
+        def groups(self, pair, heads):
+            assert pair in [(1, 1), (2, 2)] and heads == (3, 6)
+            return Groups((3, 1, 1), torch.tensor([5, 0, 1, 2, 3]))
 
     try:
         student, teacher = outputs()
-        firsts = {n: maps_of(t)[:, :3] for n, t in teacher.attention.items()}
+        firsts = {n: maps_of(t)[:, [5, 2, 3]] for n, t in teacher.attention.items()}
         assert_close(bound('first')(student, teacher, None), kl_to(student, firsts))
         with pytest.raises(ValueError, match="'first' is registered already"):
             MERGING_STRATEGIES.register('first')(First)
@@ -263,6 +286,38 @@ def test_bad_strategies_are_named(strategy, message):
         SHDLoss(strategy=strategy)
     with pytest.raises(ConfigError, match="distance='l1' must be 'kl' or 'mse'"):
         SHDLoss(distance='l1')
+
+
+@pytest.mark.parametrize('sizes', [(2, 4), (1, 5), (3, 3), (1, 1, 4)])
+def test_linear_in_groups_of_ones_own(sizes):
+    """Each group is merged as those heads alone would be."""
+    t, merged, start = tap(6), [], 0
+    for size in sizes:
+        heads = slice(start, start + size)
+        weight = t.out_proj[:, 4 * start : 4 * (start + size)]
+        merged.append(references.squeeze_heads(maps_of(t)[:, heads], t.v[:, heads], weight, 1)[0])
+        start += size
+    found = merge_maps(maps_of(t), t.v, t.out_proj.T @ t.out_proj, sizes)
+    assert_close(found, torch.cat(merged, 1))
+
+
+@pytest.mark.parametrize('heads, left', [(6, 3), (9, 3), (12, 3), (7, 2), (5, 1), (16, 6), (4, 4)])
+@pytest.mark.parametrize('weigh', [weigh_linear, weigh_constant, weigh_simplex])
+def test_every_strategy_is_weights_within_groups(heads, left, weigh):
+    """One a teacher head and sample, that sum to 1 in each group: the maps are their sums."""
+    t, sizes = tap(heads, B=3), group_sizes(heads, left)
+    maps, gram = maps_of(t), t.out_proj.T @ t.out_proj
+    weights = head_weights(maps, t.v, gram, sizes, weigh)
+    assert weights.shape == (3, heads) and weights.min() >= 0
+    merged, start = merge_maps(maps, t.v, gram, sizes, weigh), 0
+    for group, size in enumerate(sizes):
+        of_group = weights[:, start : start + size]
+        assert_close(of_group.sum(1), torch.ones_like(of_group[:, 0]))
+        expected = (of_group[..., None, None] * maps[:, start : start + size]).sum(1)
+        assert_close(merged[:, group], expected, rtol=1e-9, atol=1e-9)
+        start += size
+    if weigh is weigh_linear:
+        assert_close(merged, references.squeeze_heads(maps, t.v, t.out_proj, left)[0])
 
 
 def test_linear_is_what_squeeze_heads_does():

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from shd_vit.distillation import FrozenTeacher
 from shd_vit.errors import ConfigError
-from shd_vit.functional import attention_maps
+from shd_vit.functional import attention_maps, gram_matrix, merge_maps
 from shd_vit.hosts.mmpretrain.cli import run_tool
 from shd_vit.lab import (
     distiller_config,
@@ -35,7 +35,7 @@ from shd_vit.lab.figures import COLORS, check_output, pyplot
 from shd_vit.lab.reconstruction import constrained_maps, squared_errors, unconstrained_maps
 from shd_vit.merging import MERGING_STRATEGIES, MergingStrategy
 from shd_vit.pairing import ModelOutput
-from shd_vit.taps import AttentionTap, TapBank
+from shd_vit.taps import AttentionTap, TapBank, select_heads
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from report import Table, show
@@ -148,9 +148,10 @@ def _merge(
     strategy: MergingStrategy, tap: AttentionTap, layer: int, heads: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Errors of one strategy, against all heads in the order in which it takes them; its maps."""
-    chosen = strategy.arrange(tap, (layer, layer))
+    sizes, order = strategy.groups((layer, layer), (heads, tap.q.shape[1]))
+    chosen = tap if order is None else select_heads(tap, order)
     maps = attention_maps(chosen.q, chosen.k, chosen.scale, temperature, chosen.bias)
-    shared = strategy.merge(maps, chosen.v, chosen.out_proj, heads, None)
+    shared = merge_maps(maps, chosen.v, gram_matrix(chosen.out_proj), sizes, strategy.weigh)
     # A selected head stands for the group at its place.
     whole = tap if chosen.q.shape[1] < tap.q.shape[1] else chosen
     own = attention_maps(whole.q, whole.k, whole.scale, temperature, whole.bias)

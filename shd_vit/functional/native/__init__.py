@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shd_vit.functional.attention import softmax_factor
 from shd_vit.functional.attention_loss import StoredGradients
-from shd_vit.functional.squeeze import group_sizes
+from shd_vit.functional.order import group_sizes
 
 SOURCE = Path(__file__).with_name('squeezed_kl.cpp')
 # By what torch finds in the processor.

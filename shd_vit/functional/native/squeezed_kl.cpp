@@ -140,8 +140,8 @@ float weight(const Head& a, const Head& b, int64_t tokens, Matrix v, Matrix gram
     }
   }
   const double norm = aa + 2 * ab + bb;
-  // Equal heads: every weight gives the same map.
-  return norm > 0 ? std::clamp((aa + ab) / norm, 0.0, 1.0) : 0.5;
+  // Equal heads: every weight gives the same map. What is no number stays none.
+  return norm <= 0 ? 0.5 : std::clamp((aa + ab) / norm, 0.0, 1.0);
 }
 
 Head merge(const Head& a, const Head& b, int64_t tokens, Matrix v, Matrix gram, Scratch& s) {

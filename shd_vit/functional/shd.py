@@ -1,0 +1,147 @@
+"""Squeezing-Heads Distillation of one layer: the one way from queries and keys to the loss.
+
+How it is computed, in plain torch, through torch.compile or by the C++ kernel, is chosen here.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from shd_vit.functional import native
+from shd_vit.functional.attention import attention_maps
+from shd_vit.functional.attention_loss import LazyMaps, attention_kl, attention_mse
+from shd_vit.functional.compiler import compiler_error
+from shd_vit.functional.merging import Weigh, merge_maps, weigh_linear
+from shd_vit.functional.order import group_sizes
+from shd_vit.functional.squeeze import gram_matrix
+
+DISTANCES = dict(kl=attention_kl, mse=attention_mse)
+BACKENDS = ('auto', 'torch', 'compile', 'cpp')
+
+
+def shd_loss(
+    query: Tensor,
+    key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    value: Tensor | None,
+    out_proj: Tensor | None,
+    scale: float,
+    teacher_scale: float,
+    temperature: float = 1.0,
+    sizes: tuple[int, ...] | None = None,
+    weigh: Weigh = weigh_linear,
+    distance: str = 'kl',
+    bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    backend: str = 'auto',
+) -> Tensor:
+    """Distance of a student's maps from a teacher's merged ones (Eq. 11 of arXiv 2502.07436).
+
+    Summed over heads, the mean over batch and query rows, as :func:`attention_kl`, whose memory
+    and precision it has. Types may differ; sums are in float32 (float64 for float64 input).
+
+    Args:
+        query: (B, Hs, N, D), the student's; the gradient is kept for backward, as of ``key``.
+        key: (B, Hs, N, D), the student's.
+        teacher_query: (B, Ht, N, D_t), a constant, as all of the teacher's.
+        teacher_key: (B, Ht, N, D_t).
+        value: (B, Ht, N, D_v), the teacher's; None if ``weigh`` needs none.
+        out_proj: (E, Ht D_v), weight of its output projection; None likewise.
+        scale: Factor on the student's dot products, usually D^-0.5.
+        teacher_scale: The same of the teacher.
+        temperature: T_a of both maps, and of those that weights come from.
+        sizes: How many neighbours of the teacher's heads each student head learns from, of sum
+            Ht; those of progressive merging if None.
+        weigh: How a group of heads is weighed, see :mod:`shd_vit.functional.merging`.
+        distance: 'kl' or 'mse' (:func:`attention_mse`).
+        bias: Additive, of the student, as in :func:`attention_kl`; may ask for a gradient.
+        teacher_bias: The same of the teacher.
+        backend: 'torch'; 'compile': through torch.compile; 'cpp': the C++ kernel, for the defaults
+            in float32 on a CPU without biases; 'auto': the last of these that will do.
+
+    Returns:
+        Scalar in float32 at least.
+
+    Raises:
+        ValueError: If shapes do not fit, or the backend does not serve them.
+    """
+    heads, teacher_heads = query.shape[1], teacher_query.shape[1]
+    if sizes is None:
+        sizes = group_sizes(teacher_heads, heads)
+    if len(sizes) != heads or sum(sizes) != teacher_heads:
+        raise ValueError(
+            f'groups of {sizes} heads do not make {heads} heads of {teacher_heads}: expected '
+            f'{heads} sizes of sum {teacher_heads}'
+        )
+    for_the_kernel = (
+        weigh is weigh_linear
+        and sizes == group_sizes(teacher_heads, heads)
+        and distance == 'kl'
+        and bias is None
+        and teacher_bias is None
+        and value is not None
+        and out_proj is not None
+        and native.takes(query, key, teacher_query, teacher_key, value, out_proj)
+    )
+    chosen = _choose(backend, for_the_kernel, query.device.type)
+    gram = None
+    if out_proj is not None and (heads < teacher_heads or chosen == 'cpp'):
+        gram = gram_matrix(out_proj)
+    if chosen == 'cpp':
+        assert value is not None and gram is not None
+        return native.squeezed_kl(
+            *(query, key, teacher_query, teacher_key, value, gram),
+            *(scale, teacher_scale, temperature),
+        )
+    target = LazyMaps(
+        _merged_maps,
+        (teacher_query, teacher_key, value, teacher_bias),
+        (gram, teacher_scale, temperature, sizes, weigh),
+    )
+    compiled = chosen == 'compile'
+    return DISTANCES[distance](query, key, target, scale, temperature, bias, compiled)
+
+
+def _merged_maps(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    bias: Tensor | None,
+    gram: Tensor | None,
+    scale: float,
+    temperature: float,
+    sizes: tuple[int, ...],
+    weigh: Weigh,
+) -> Tensor:
+    """A teacher's maps, merged."""
+    maps = attention_maps(query, key, scale, temperature, bias)
+    return merge_maps(maps, value, gram, sizes, weigh)
+
+
+def _choose(backend: str, for_the_kernel: bool, device_type: str) -> str:
+    """'torch', 'compile' or 'cpp'; found out, and logged, at the first batch."""
+    if torch.compiler.is_compiling():
+        return 'torch'  # a step that is compiled as a whole traces this with the rest
+    if backend == 'cpp' and not for_the_kernel:
+        raise ValueError(
+            "backend='cpp' takes linear merging and KL, in float32 on a CPU, without masks or "
+            "biases; 'auto' takes anything"
+        )
+    if backend != 'auto':
+        return backend
+    if for_the_kernel and native.kernel_error() is None:
+        return 'cpp'
+    error = compiler_error(device_type)
+    if error:
+        _warn(error)
+    return 'torch' if error else 'compile'
+
+
+@cache
+def _warn(error: str) -> None:
+    logging.getLogger(__name__).warning('SHD runs without torch.compile: %s', error)
