@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, check_number
 
 DECAYS = ('cosine', 'linear')
 
@@ -63,8 +62,8 @@ def read_schedule(cfg: dict, field: str) -> LossSchedule:
     for key in ('warm_up', 'decay_from', 'stop'):
         epoch = getattr(schedule, key)
         if epoch is not None or key == 'warm_up':
-            _check_number(epoch, 0, math.inf, f'{field}.{key}', 'an epoch, 0 or later')
-    _check_number(schedule.final, 0, 1, f'{field}.final', 'a factor from 0 to 1')
+            check_number(f'{field}.{key}', epoch)
+    check_number(f'{field}.final', schedule.final, at_most=1)
     if schedule.decay not in DECAYS:
         raise ConfigError(f"{field}.decay={schedule.decay!r} must be 'cosine' or 'linear'")
     for key in ('decay_from', 'final'):
@@ -159,9 +158,3 @@ class LossSchedules(nn.Module):
             yield
         finally:
             self._is_ignored = False
-
-
-def _check_number(value: Any, low: float, high: float, field: str, allowed: str) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or math.isinf(value):
-        raise ConfigError(f'{field}={value!r} must be {allowed}')

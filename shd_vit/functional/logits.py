@@ -149,6 +149,18 @@ def check_target(target: Tensor, num_classes: int) -> None:
     )
 
 
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse class indices (R,) outside the classes, on a CPU, before a loss indexes with them.
+
+    Elsewhere looking would wait for the device. Scores (R, C) are left to those who read them.
+
+    Raises:
+        ConfigError: As :func:`check_target`.
+    """
+    if labels.dim() == 1 and labels.device.type == 'cpu' and not labels.is_floating_point():
+        check_target(labels, num_classes)
+
+
 def sums_to_one(scores: Tensor) -> Tensor:
     """Which rows of (R, C) sum to 1, up to the rounding of bfloat16: bool (R,), False for NaN."""
     return (widen(scores).sum(dim=1) - 1).abs() < 0.02

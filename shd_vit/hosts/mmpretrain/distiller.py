@@ -21,7 +21,9 @@ from shd_vit.distillation import (
     refuse_non_finite,
     summary,
 )
+from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError
+from shd_vit.functional.logits import check_labels
 from shd_vit.hosts.images import TeacherImages
 from shd_vit.hosts.mmpretrain.model_config import MISSING, ModelConfig, read_model_config
 from shd_vit.hosts.mmpretrain.weights import initialise, normalisations, refuse_random_head
@@ -151,11 +153,14 @@ class ViTDistiller(BaseModel):
         """
         taught = self.distillation.record_teacher(self.call_teacher, inputs)
         learned = self.distillation.record_student(self.student, inputs)
+        target = _target(data_samples)
         # The student's own loss, from the logits at hand: ImageClassifier keeps it in its head.
         owner = getattr(self.student, 'head', self.student)
+        if not isinstance(owner, MultiLabelClsHead):
+            check_labels(target, learned.logits.shape[1])
         losses = owner._get_loss(learned.logits, data_samples)
         losses['loss_cls'] = losses.pop('loss')
-        terms = self.distillation.terms(learned, taught, _target(data_samples))
+        terms = self.distillation.terms(learned, taught, target)
         return losses | {f'loss_{name}': term for name, term in terms.items()}
 
     def call_teacher(self, inputs: Tensor) -> Any:
@@ -211,12 +216,15 @@ def _target(data_samples: list[DataSample]) -> Tensor:
 
 
 def _build_loss(name: str, cfg: dict) -> DistillationLoss:
-    known = sorted(n for n, c in MODELS.module_dict.items() if _is_loss(c))
-    cls = MODELS.get(cfg.get('type', '')) if isinstance(cfg, dict) else None
-    if not _is_loss(cls) or name == 'cls':
-        wrong = f'type={cfg.get("type")!r}' if name != 'cls' else 'that name is the student loss'
-        raise ConfigError(f'model.losses.{name}: {wrong}; allowed types are {", ".join(known)}')
-    return MODELS.build({key: value for key, value in cfg.items() if key != 'schedule'})
+    field = f'model.losses.{name}'
+    if name == 'cls':
+        raise ConfigError(f'{field}: that name is the student loss')
+    options = {k: v for k, v in cfg.items() if k != 'schedule'} if isinstance(cfg, dict) else cfg
+    # A loss of the user's own may be registered with mmpretrain alone.
+    cls = MODELS.get(options.get('type', '')) if isinstance(options, dict) else None
+    if isinstance(cls, type) and issubclass(cls, DistillationLoss):
+        options = dict(options, type=cls)
+    return LOSSES.build(options, field)
 
 
 def _schedules(losses: dict[str, dict]) -> dict[str, LossSchedule]:
@@ -226,10 +234,6 @@ def _schedules(losses: dict[str, dict]) -> dict[str, LossSchedule]:
         for name, cfg in schedules.items()
         if cfg is not None
     }
-
-
-def _is_loss(cls: object) -> bool:
-    return isinstance(cls, type) and issubclass(cls, DistillationLoss)
 
 
 def _refuse_dropped_augments(student: ModelConfig) -> None:

@@ -22,6 +22,7 @@ from shd_vit.distillation import (
 )
 from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError
+from shd_vit.functional.logits import check_labels
 from shd_vit.hosts.images import Normalisation, TeacherImages
 from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
 from shd_vit.losses import DistillationLoss
@@ -199,6 +200,7 @@ class SHDDistillationTask(TrainingTask):
         """
         teacher = self.distillation.record_teacher(self.call_teacher, input)
         logits, terms = self.trainable_module(input, teacher, target)
+        check_labels(target, logits.shape[1])
         named = {'task_loss': self.criterion(logits, target)}
         named |= {f'{name}_loss': value for name, value in terms.items()}
         distill_loss = sum(terms.values())

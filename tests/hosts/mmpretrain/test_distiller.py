@@ -184,6 +184,13 @@ def test_a_loss_that_is_not_finite_is_named_before_the_step(value):
         distiller.parse_losses(losses)
 
 
+def test_a_label_outside_the_classes_is_named():
+    images, samples = batch()
+    samples[1].set_gt_label(12)
+    with pytest.raises(ConfigError, match=r'label 12 of sample 1 is none of the 10 classes'):
+        build_distiller(losses=dict(shd=dict(type='SHDLoss')))(images, samples, mode='loss')
+
+
 def test_training_with_a_teacher_that_was_never_loaded_is_refused():
     distiller = MODELS.build(distiller_config())
     with pytest.raises(RuntimeError, match='init_weights'):

@@ -334,6 +334,14 @@ def test_a_random_classifier_of_a_pretrained_teacher_is_refused(tmp_path):
     refuse_head_without_weights(teacher, 'nkd')
 
 
+def test_a_label_outside_the_classes_is_named():
+    images, labels = batch()
+    labels[2] = 10
+    for losses in (dict(), dict(vitkd=False, nkd=False)):
+        with pytest.raises(ConfigError, match=r'label 10 of sample 2 is none of the 10 classes'):
+            build(**losses)(images, labels)
+
+
 def test_schedules_are_followed():
     task = build(shd=dict(compile=False), vitkd=False, schedules=dict(shd=dict(stop=2)))
     images, labels = batch()
