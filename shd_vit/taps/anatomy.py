@@ -115,7 +115,8 @@ class Anatomy:
         """Whether a module only wraps attention that is known, or holds nothing to tap."""
         inside = [(child, m) for child, m in module.named_modules() if child]
         found = (self._look_at(f'{name}.{child}', m) for child, m in inside)
-        return not inside or any(each is not None for each in found)
+        is_empty = not inside and not list(module.parameters())
+        return is_empty or any(each is not None for each in found)
 
     @cached_property
     def _outside(self) -> list[Found]:

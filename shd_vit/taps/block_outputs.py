@@ -108,24 +108,18 @@ class BlockOutputs:
         """Bool (B, N), True at tokens that count, as the innermost module that says was told."""
         for number, module in enumerate(self.anatomy.around):
             call = recording.kept.get((CALLS, number))
-            if call is None:
+            mask = None if call is None else _counted(bound_arguments(module, *call))
+            if mask is None:
                 continue
-            arguments = bound_arguments(module, *call)
-            counted = arguments.get('attention_mask')  # transformers
-            padded = arguments.get('src_key_padding_mask')  # torch: True, or -inf, is padding
-            if isinstance(counted, Tensor) and counted.dim() == 2:
-                return self._fitted(counted != 0, x)
-            if isinstance(padded, Tensor) and padded.dim() == 2:
-                return self._fitted(~padded if padded.dtype == torch.bool else padded == 0, x)
+            if mask.shape == (len(x), x.shape[1] - self.num_prefix):  # of patches alone
+                mask = torch.cat([mask.new_ones(len(x), self.num_prefix), mask], dim=1)
+            if mask.shape != x.shape[:2]:
+                raise UnsupportedAttention(
+                    f'the {self.anatomy.role} was given a mask {tuple(mask.shape)} for tokens '
+                    f'{tuple(x.shape)}: which of them count is unknown'
+                )
+            return mask
         return None
-
-    def _fitted(self, mask: Tensor, x: Tensor) -> Tensor:
-        if mask.shape != x.shape[:2]:
-            raise UnsupportedAttention(
-                f'the {self.anatomy.role} was given a mask {tuple(mask.shape)} for tokens '
-                f'{tuple(x.shape)}: which of them count is unknown'
-            )
-        return mask
 
     def _grid(self, x: Tensor, recording: Recording) -> tuple[int, int] | None:
         """Rows and columns of the patch embedding's output, if every patch is there."""
@@ -134,3 +128,17 @@ class BlockOutputs:
             return None
         rows, columns = patches.shape[2:]
         return (rows, columns) if rows * columns == x.shape[1] - self.num_prefix else None
+
+
+def _counted(arguments: dict[str, Any]) -> Tensor | None:
+    """Bool, True at tokens that count, from the arguments of a call; None if it has no mask."""
+    x = arguments.get('x')
+    given = {**(x if isinstance(x, dict) else {}), **arguments}
+    for name in ('attention_mask', 'patch_valid'):  # transformers; timm's NaFlex
+        mask = given.get(name)
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            return mask != 0
+    mask = given.get('src_key_padding_mask')  # torch: True, or -inf, is padding
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        return ~mask if mask.dtype == torch.bool else mask == 0
+    return None

@@ -76,6 +76,18 @@ def test_unknown_attention_among_the_blocks_is_refused_all_the_same():
         Anatomy(beside).layers  # noqa: B018
 
 
+def test_attention_of_bare_parameters_is_not_overlooked():
+    class BareAttention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Parameter(torch.randn(24, 72))
+
+    model = timm_vit()
+    model.blocks[1].attn = BareAttention()
+    with pytest.raises(UnsupportedAttention, match=r"BareAttention at 'blocks.1.attn'"):
+        Anatomy(model).layers  # noqa: B018
+
+
 def test_the_opening_table_says_what_is_left_out():
     teacher = timm_classifier(6, model_name='vit_base_patch16_siglip_224', num_classes=0)
     distiller = build_distiller(
@@ -272,6 +284,18 @@ def test_padding_of_torch_and_none_at_all():
         model.num_prefix_tokens = 0
         mask = final_tokens(model.train(), run, [1])[0][1].mask
         assert mask is expected if expected is None else (mask == expected).all()
+
+
+def test_padding_among_the_patches_of_timms_naflex():
+    model = timm.create_model('naflexvit_base_patch16_gap', embed_dim=24, depth=2, num_heads=3)
+    prefix = Anatomy(model).num_prefix_tokens
+    assert prefix == 4
+    valid = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    coord = torch.cartesian_prod(torch.arange(2), torch.arange(3)).expand(2, 6, 2)
+    patches = dict(patches=torch.randn(2, 6, 768), patch_coord=coord, patch_valid=valid)
+    tap = final_tokens(model, lambda m: m(patches), [1])[0][1]
+    assert tap.mask[:, :prefix].all() and (tap.mask[:, prefix:] == valid).all()
+    assert tap.grid is None
 
 
 def test_a_mask_of_other_tokens_is_refused():
