@@ -1,24 +1,23 @@
 """Write the student of a distillation checkpoint on its own, for use without shd_vit.
 
 OUT holds `state_dict` with the names that the student was trained under: mmpretrain's, or timm's of
-a TimmClassifier. --to converts them, as tools/convert_weights.py does. --onnx writes the model as
-ONNX instead and compares it with torch. See docs/export.md.
+a TimmClassifier. --to converts them, as tools/convert_weights.py does, and runs what was written
+beside the student: --config tells it. --onnx writes the model as ONNX instead and compares it with
+torch. See docs/export.md.
 """
 
 import argparse
 
-from mmpretrain.registry import MODELS
-
-from shd_vit.convert.cli import add_options, stated_facts, summary, write
+from shd_vit.convert.cli import add_options, summary, write
 from shd_vit.convert.entries import model_weights, plain_meta
 from shd_vit.convert.facts import image_shape
 from shd_vit.convert.files import save_weights
 from shd_vit.convert.models import put_in
 from shd_vit.convert.onnx import export_onnx
+from shd_vit.convert.source import model_of_config, stated_facts
 from shd_vit.errors import CheckpointError
 from shd_vit.hosts.mmpretrain.checkpoint import safe_load, student_weights
 from shd_vit.hosts.mmpretrain.cli import run_tool
-from shd_vit.hosts.mmpretrain.model_config import read_model_config
 
 
 def main() -> None:
@@ -57,8 +56,7 @@ def main() -> None:
 
 def write_onnx(weights: dict, args: argparse.Namespace) -> str:
     """Write ONNX as the command line says; returns what was written."""
-    student = MODELS.build(read_model_config(args.onnx, '--onnx').model)
-    put_in(student, weights)
+    student = put_in(model_of_config(args.onnx, '--onnx'), weights)
     shape = image_shape(student, stated_facts(args).get('image_size'))
     difference = export_onnx(student, args.out, shape)
     return (

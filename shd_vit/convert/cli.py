@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,13 @@ from torch import Tensor, nn
 
 from shd_vit.convert.architecture import LIBRARIES, Architecture
 from shd_vit.convert.entries import plain_meta
-from shd_vit.convert.facts import ACTIVATIONS, POOLS, Facts, facts_of
+from shd_vit.convert.facts import ACTIVATIONS, POOLS, facts_of
 from shd_vit.convert.files import save_weights
 from shd_vit.convert.huggingface import save_folder
-from shd_vit.convert.models import build_model, check_same, from_folder, put_in
-from shd_vit.convert.weights import convert, library_of, to_timm
+from shd_vit.convert.models import build_model, check_same, from_folder
+from shd_vit.convert.source import source_model, stated_facts
+from shd_vit.convert.weights import convert, to_timm
 from shd_vit.errors import ConfigError
-
-# Arguments of a timm model that a checkpoint may note, beside the sizes that its weights have.
-_NOTED = {
-    'img_size', 'num_heads', 'act_layer', 'global_pool', 'fc_norm', 'no_embed_class', 'qkv_bias',
-    'init_values', 'class_token',
-}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser, **to) -> None:
@@ -41,8 +35,8 @@ def add_options(parser: argparse.ArgumentParser, **to) -> None:
     )
     group = parser.add_argument_group(
         'the model that the weights are of',
-        'It is run beside what is written. A Hugging Face folder tells it, and a checkpoint of a '
-        'timm script; otherwise one of --config and --model, or the four last options.',
+        'It is run beside what is written. A Hugging Face folder tells it, and a checkpoint of\n'
+        'a timm script; otherwise --config or --model, or the four last options.',
     )
     group.add_argument('--config', metavar='FILE', help='config of mmpretrain or of a distillation')
     group.add_argument('--model', metavar='NAME', help="timm's name")
@@ -104,113 +98,7 @@ def write(
     return f'{summary(state, args.out)}, for {name} of {args.to}'
 
 
-def stated_facts(args: argparse.Namespace) -> dict[str, Any]:
-    """Those of :class:`Facts` that the command line states.
-
-    Raises:
-        ConfigError: If ``--image-size`` is neither a side nor a height and a width.
-    """
-    stated = {name: getattr(args, name) for name in ('heads', 'activation', 'pool', 'image_size')}
-    size = args.image_size
-    if size is not None:
-        if len(size) > 2 or min(size) < 1:
-            raise ConfigError(f'--image-size={size} must be a side, or height and width, in pixels')
-        stated['image_size'] = (size[0], size[-1])
-    return {name: value for name, value in stated.items() if value is not None}
-
-
-def source_model(state: dict[str, Tensor], args: argparse.Namespace, checkpoint: dict) -> nn.Module:
-    """The model that weights are of, by what the command line and the checkpoint say.
-
-    Raises:
-        ConfigError: If they say too little.
-        CheckpointError: If the weights do not fit it.
-    """
-    if args.model and args.config:
-        raise ConfigError('--model and --config both name the model of the weights: state one')
-    if args.config:
-        from mmpretrain.registry import MODELS
-
-        from shd_vit.hosts.mmpretrain.model_config import read_model_config
-
-        return put_in(MODELS.build(read_model_config(args.config, '--config').model), state)
-    if args.model:
-        pairs = (pair.partition('=') for pair in args.model_kwargs)
-        kwargs = {key: _value(text) for key, _, text in pairs}
-        if size := stated_facts(args).get('image_size'):
-            kwargs.setdefault('img_size', size)
-        return _timm_model(state, args.model, kwargs)
-    recorded = _recorded(state, checkpoint)
-    if recorded is not None:
-        return _timm_model(state, *recorded)
-    stated = stated_facts(args)
-    missing = [name for name in Facts._fields[:4] if name not in stated]
-    if missing:
-        options = ', '.join(f'--{name.replace("_", "-")}' for name in missing)
-        raise ConfigError(
-            f'{options} must be stated, weights do not tell them; or name the model that the '
-            'weights are of by --model (of timm) or --config (of mmpretrain)'
-        )
-    return build_model(state, Facts(**stated))
-
-
 def summary(state: dict[str, Tensor], out: str) -> str:
     """What a file holds, in one line."""
     parameters = sum(weight.numel() for weight in state.values())
     return f'{out}: {len(state)} tensors, {parameters:,} parameters'
-
-
-def _timm_model(state: dict[str, Tensor], name: str, kwargs: dict[str, Any]) -> nn.Module:
-    import timm
-
-    if library_of(state) != 'timm':
-        raise ConfigError(f'--model={name!r} is of timm, the weights are of {library_of(state)}')
-    if not timm.is_model(name):
-        raise ConfigError(f'--model={name!r} is no model of timm')
-    classes, channels = len(state['head.weight']), state['patch_embed.proj.weight'].shape[1]
-    try:
-        model = timm.create_model(name, **{'num_classes': classes, 'in_chans': channels, **kwargs})
-    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise ConfigError(f'--model={name!r} cannot be built with {kwargs}: {error}') from None
-    return put_in(model, state)
-
-
-def _recorded(state: dict[str, Tensor], checkpoint: dict) -> tuple[str, dict[str, Any]] | None:
-    """The model that timm's scripts and ours note in a checkpoint: name and arguments.
-
-    The note is only data: the name must be of timm's own list, sizes are those of the weights, and
-    no other argument is taken than those of a plain vision transformer.
-    """
-    record = checkpoint.get('args')
-    record = record if isinstance(record, dict) else getattr(record, '__dict__', {})
-    name = record.get('model') or checkpoint.get('arch')
-    if library_of(state) != 'timm' or not isinstance(name, str):
-        return None
-    import timm
-
-    if not timm.is_model(name):
-        return None
-    width, _, patch, _ = state['patch_embed.proj.weight'].shape
-    noted = dict(record.get('model_kwargs') or {})
-    noted = {'img_size': record.get('img_size'), **noted}
-    kwargs = {
-        'embed_dim': width,
-        'patch_size': patch,
-        'depth': sum(key.endswith('.norm1.weight') for key in state),
-        'mlp_ratio': (len(state['blocks.0.mlp.fc1.weight']) + 0.5) / width,  # is rounded down
-        **{key: value for key, value in noted.items() if key in _NOTED and value is not None},
-    }
-    others = noted.keys() - kwargs.keys() - _NOTED - {'num_classes', 'in_chans'}
-    if others or not all(isinstance(x, int | float | str | tuple | list) for x in kwargs.values()):
-        raise ConfigError(
-            f'the checkpoint notes {name} with {sorted(others) or kwargs}: state --model and '
-            '--model-kwargs'
-        )
-    return name, kwargs
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -47,11 +47,13 @@ def model_weights(checkpoint: Any, *, ema: bool = True) -> tuple[dict[str, Tenso
         raise CheckpointError(f'{key!r} of the checkpoint is {type(weights).__name__}, no weights')
     if key == 'ema_state_dict':  # also counts its steps
         weights = {name: x for name, x in weights.items() if name.startswith('module.')}
+    # What modules keep beside their weights.
+    weights = {name: x for name, x in weights.items() if not str(name).endswith('_extra_state')}
     others = [name for name, x in weights.items() if not isinstance(x, Tensor)]
     if others or not weights:
-        found = f'{others[0]!r} is no tensor' if others else 'it is empty'
+        found = f'{others[0]!r:.99} is no tensor' if others else 'it is empty'
         raise CheckpointError(f'{key or "the checkpoint"!r} is no dict of weights: {found}')
-    named = {_WRAPPERS.sub('', name): weight for name, weight in weights.items()}
+    named = {_WRAPPERS.sub('', str(name)): weight for name, weight in weights.items()}
     return named, _words(key, average is not None or swapped, ema)
 
 

@@ -187,12 +187,30 @@ def test_the_model_that_a_timm_script_notes(tmp_path, monkeypatch, capsys):
     assert (theirs.config.num_attention_heads, theirs.config.hidden_act) == (12, 'quick_gelu')
     assert_close(theirs(images).logits, model(images))
     assert '12 heads, quick_gelu, token pooling, 32 x 32 px' in capsys.readouterr().out
+    # argparse's own form of the same, as timm's scripts save it.
+    args['model_kwargs'] = kwargs
+    unset = dict.fromkeys(('config', 'model', 'heads', 'activation', 'pool', 'image_size'))
+    options = Namespace(**unset, to='timm', class_head=False, out=str(tmp_path / 's.pth'))
+    said = cli.write(model.state_dict(), options, dict(args=Namespace(**args)))
+    assert said.endswith('for VisionTransformer of timm')
+    kwargs['drop_path_rate'] = 0.1
+    # As DeiT's script and timm's own note the size and the pooling.
+    del kwargs['img_size']
+    convert_it(img_size=None, input_size=32)
+    convert_it(img_size=None, input_size=(3, 32, 32))
+    with pytest.raises(CheckpointError, match=r'missing \(first: fc_norm\.weight'):
+        convert_it(img_size=32, gp='avg')
+    kwargs['img_size'] = 32
     # Of a stranger's note only what makes up a plain vision transformer is taken.
     for noted, error, message in (
         (dict(model_kwargs={**kwargs, 'checkpoint_path': '/etc/passwd'}), ConfigError,
          r"notes vit_tiny_patch16_224 with \['checkpoint_path'\]: state --model"),
-        (dict(model_kwargs={**kwargs, 'img_size': 64}), CheckpointError, 'size mismatch'),
-        (dict(model_kwargs={**kwargs, 'img_size': 10**6}), ConfigError, 'img_size'),
+        (dict(model_kwargs={**kwargs, 'img_size': 64}), CheckpointError, 'and 8 x 8 of embeddings'),
+        (dict(model_kwargs={**kwargs, 'img_size': 10**6}), CheckpointError, '125000 x 125000'),
+        (dict(model_kwargs={**kwargs, 'img_size': ['a']}), ConfigError, r"img_size=\['a'\]: state"),
+        (dict(model_kwargs={**kwargs, 'act_layer': {}}), ConfigError, 'with .*act_layer'),
+        (dict(model_kwargs={**kwargs, 'act_layer': 'gone'}), ConfigError, 'cannot be built with'),
+        (dict(model='resnet18'), ConfigError, 'cannot be built with'),
         (dict(model_kwargs={**kwargs, 'num_heads': 5}), ConfigError, 'cannot be built with'),
         (dict(model='hf-hub:some/model'), ConfigError, '--heads, --activation'),
         (dict(model=['a']), ConfigError, '--heads, --activation'),
@@ -239,6 +257,24 @@ def test_what_the_source_computes_goes_into_the_folder(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r'--heads=3 differs from 12, which the model of these'):
         run_tool('convert_weights', monkeypatch, out, tmp_path / 'b.pth', '--to', 'timm',
                  '--heads', 3)  # fmt: skip
+
+
+@torch.no_grad()
+def test_the_class_head_alone_is_compared_with_the_sources(tmp_path, monkeypatch):
+    arch = {**TIMM, 'model_name': 'deit_tiny_distilled_patch16_224'}
+    model = timm.create_model(**arch).eval()
+    nn.init.normal_(model.head.weight)
+    nn.init.normal_(model.head_dist.weight)
+    torch.save(model.state_dict(), tmp_path / 'timm.pth')
+    images = torch.randn(2, 3, 32, 32)
+    for options, expected in (
+        ((), model(images)),
+        (('--class-head',), model.head(model.forward_features(images)[:, 0])),
+    ):
+        run_tool('convert_weights', monkeypatch, tmp_path / 'timm.pth', tmp_path / 'hf', '--to',
+                 'huggingface', *FACTS, *options)  # fmt: skip
+        theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / 'hf')
+        assert_close(theirs.eval()(images).logits, expected)
 
 
 @torch.no_grad()
