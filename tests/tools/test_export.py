@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 from models import build_distiller, distiller_config, mmpretrain_classifier, timm_classifier
 from PIL import Image
 from timm.data import ImageDataset, create_transform
-from timm.utils import accuracy
+from timm.utils import CheckpointSaver, accuracy
 from tooling import ROOT, run_tool
 from torch import nn
 from torch.testing import assert_close
@@ -158,7 +158,7 @@ def test_no_average_and_no_weights_are_said(trained, tmp_path, monkeypatch):
         (dict(state_dict={}), "'state_dict' is no dict of weights: it is empty"),
         (dict(state_dict=dict(blocks=3)), "'blocks' is no tensor"),
         (dict(epoch=3), "'the checkpoint' is no dict of weights: 'epoch' is no tensor"),
-        ([torch.ones(1)], 'is a list'),
+        ([torch.ones(1)], '(is|holds) a list'),
     ):
         torch.save(content, tmp_path / 'odd.pth')
         for tool in ('export_student', 'convert_weights'):
@@ -217,6 +217,26 @@ def test_the_model_that_a_timm_script_notes(tmp_path, monkeypatch, capsys):
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             convert_it(**noted)
+
+
+@torch.no_grad()
+def test_what_timms_saver_writes_is_converted_as_it_is(tmp_path, monkeypatch, capsys):
+    """Model, sizes and the average, from a Namespace of a script's options."""
+    pytest.importorskip('shd_vit.checkpoint', reason='a Namespace is data to its reader')
+    model, averaged = (timm_student(num_heads=12) for _ in range(2))
+    kwargs = dict(patch_size=8, embed_dim=24, depth=2, num_heads=12, mlp_ratio=2.0)
+    args = Namespace(model='vit_tiny_patch16_224', img_size=32, model_kwargs=kwargs, lr=1e-3)
+    saver = CheckpointSaver(
+        model, torch.optim.AdamW(model.parameters()), args, averaged, checkpoint_dir=tmp_path
+    )
+    saver.save_checkpoint(0, metric=1.0)
+    images = torch.randn(2, 3, 32, 32)
+    for options, source in (((), averaged), (('--no-ema',), model)):
+        run_tool('convert_weights', monkeypatch, tmp_path / 'model_best.pth.tar', tmp_path / 'hf',
+                 '--to', 'huggingface', *options)  # fmt: skip
+        theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / 'hf')
+        assert_close(theirs.eval()(images).logits, source(images))
+    assert 'the plain weights (state_dict)' in capsys.readouterr().out
 
 
 @torch.no_grad()
