@@ -1,13 +1,17 @@
 """Convert a vision transformer's weights between timm, mmpretrain and Hugging Face.
 
 ViT, DeiT (with its distillation token or without) and DeiT3. What SRC is in is recognised by its
-names; of a distillation's checkpoint the student is taken. See docs/export.md.
+names; of a distillation's checkpoint the student is taken. The model of these weights and what was
+written are run on the same random images; where they differ, nothing is written. See
+docs/export.md.
 """
 
 import argparse
 import os
 
 from shd_vit.convert.cli import add_options, write
+from shd_vit.convert.entries import model_weights
+from shd_vit.convert.models import from_folder
 from shd_vit.hosts.mmpretrain.checkpoint import fit_names, safe_load
 from shd_vit.hosts.mmpretrain.cli import run_tool
 
@@ -25,8 +29,10 @@ def main() -> None:
 
     is_folder = os.path.isdir(args.src)
     checkpoint = safe_load(os.path.join(args.src, 'model.safetensors') if is_folder else args.src)
-    state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
-    print(write(fit_names(state, ()), args, checkpoint.get('meta')))
+    state, which = model_weights(checkpoint, ema=args.ema)
+    print(f'{args.src}: {which}')
+    source = from_folder(args.src) if is_folder else None
+    print(write(fit_names(state, ()), args, checkpoint, source))
 
 
 if __name__ == '__main__':

@@ -1,21 +1,23 @@
 """Write the student of a distillation checkpoint on its own, for use without shd_vit.
 
 OUT holds `state_dict` with the names that the student was trained under: mmpretrain's, or timm's of
-a TimmClassifier. --to converts them, as tools/convert_weights.py does. --onnx writes the model as
-ONNX instead and compares it with torch. See docs/export.md.
+a TimmClassifier. --to converts them, as tools/convert_weights.py does, and runs what was written
+beside the student: --config tells it. --onnx writes the model as ONNX instead and compares it with
+torch. See docs/export.md.
 """
 
 import argparse
 
-from mmpretrain.registry import MODELS
-
 from shd_vit.convert.cli import add_options, summary, write
+from shd_vit.convert.entries import model_weights, plain_meta
+from shd_vit.convert.facts import image_shape
 from shd_vit.convert.files import save_weights
-from shd_vit.convert.onnx import export_onnx, image_shape
+from shd_vit.convert.models import put_in
+from shd_vit.convert.onnx import export_onnx
+from shd_vit.convert.source import model_of_config, stated_facts
 from shd_vit.errors import CheckpointError
-from shd_vit.hosts.mmpretrain.checkpoint import insert_weights, safe_load, student_weights
+from shd_vit.hosts.mmpretrain.checkpoint import safe_load, student_weights
 from shd_vit.hosts.mmpretrain.cli import run_tool
-from shd_vit.hosts.mmpretrain.model_config import read_model_config
 
 
 def main() -> None:
@@ -35,27 +37,27 @@ def main() -> None:
         parser.error('--onnx and --to are two different exports')
 
     checkpoint = safe_load(args.checkpoint)
-    weights = student_weights(checkpoint.get('state_dict', checkpoint))
+    state, which = model_weights(checkpoint, ema=args.ema)
+    weights = student_weights(state)
     if not weights:
         raise CheckpointError(
             f"checkpoint {args.checkpoint!r} has no weights named 'student.*': expected one that "
             'tools/train.py wrote for a ViTDistiller; tools/convert_weights.py takes any other'
         )
-    meta = {k: v for k, v in checkpoint.get('meta', {}).items() if k in ('dataset_meta', 'epoch')}
+    print(f'{args.checkpoint}: {which}')
     if args.onnx:
         print(write_onnx(weights, args))
     elif args.to:
-        print(write(weights, args, meta))
+        print(write(weights, args, checkpoint))
     else:
-        save_weights(weights, args.out, meta)
+        save_weights(weights, args.out, plain_meta(checkpoint))
         print(summary(weights, args.out))
 
 
 def write_onnx(weights: dict, args: argparse.Namespace) -> str:
     """Write ONNX as the command line says; returns what was written."""
-    student = MODELS.build(read_model_config(args.onnx, '--onnx').model)
-    insert_weights(student, weights, args.checkpoint)
-    shape = image_shape(student)
+    student = put_in(model_of_config(args.onnx, '--onnx'), weights)
+    shape = image_shape(student, stated_facts(args).get('image_size'))
     difference = export_onnx(student, args.out, shape)
     return (
         f'{args.out}: logits of normalised images (batch, {", ".join(map(str, shape))}); '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isqrt, prod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -31,7 +31,7 @@ _CLASSES = {
 
 
 class Architecture(NamedTuple):
-    """A plain vision transformer for square images.
+    """A plain vision transformer for square patches.
 
     Attributes:
         kind: A key of the table above.
@@ -39,7 +39,7 @@ class Architecture(NamedTuple):
         depth: Number of blocks.
         mlp_width: Hidden channels of the MLP.
         patch: Side of a patch, in pixels.
-        grid: Patches a side.
+        grid: Rows and columns of patches.
         channels: Of an image.
         classes: Number of classes.
         has_qkv_bias: Whether q, k and v have a bias.
@@ -50,29 +50,39 @@ class Architecture(NamedTuple):
     depth: int
     mlp_width: int
     patch: int
-    grid: int
+    grid: tuple[int, int]
     channels: int
     classes: int
     has_qkv_bias: bool
 
     @classmethod
-    def of(cls, state: dict[str, Tensor]) -> Architecture:
+    def of(
+        cls, state: dict[str, Tensor], image_size: tuple[int, int] | None = None
+    ) -> Architecture:
         """Read a complete state dict in timm's names.
 
+        Args:
+            state: All weights.
+            image_size: (h, w) in pixels. Default: as many rows of patches as columns.
+
         Raises:
-            CheckpointError: If the image or its patches are not square, or the position embedding
-                does not fit the tokens.
+            CheckpointError: If patches are not square, or the position embedding does not fit the
+                tokens.
         """
         width, channels, patch, patch_width = state['patch_embed.proj.weight'].shape
         positions = state['pos_embed'].shape[1]
-        grid = isqrt(positions)
-        prefix = positions - grid**2
+        if image_size is None:
+            grid = isqrt(positions), isqrt(positions)
+        else:
+            grid = image_size[0] // patch, image_size[1] // patch
+        prefix = positions - prod(grid)
         allowed = (2,) if 'dist_token' in state else (0, 1)
         if patch != patch_width or prefix not in allowed:
             raise CheckpointError(
                 f'the weights have {patch} x {patch_width} patches and {positions} position '
-                'embeddings: expected square patches, and a square number of embeddings plus '
-                f'{" or ".join(map(str, allowed))}'
+                'embeddings: expected square patches, and '
+                f'{"a square number" if image_size is None else f"{grid[0]} x {grid[1]}"} of '
+                f'embeddings plus {" or ".join(map(str, allowed))}'
             )
         return cls(
             kind=_kind(state, prefix),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from shd_vit.convert.files import output_file
 from shd_vit.errors import CheckpointError, ConfigError
 
 BATCHES = (1, 3)
@@ -29,8 +30,8 @@ def export_onnx(
         The largest difference of a logit, over a batch of one image and one of three.
 
     Raises:
-        ConfigError: If ``out`` ends otherwise, or a package is missing.
-        CheckpointError: If logits differ by more than ``tolerance``. The file is removed.
+        ConfigError: If ``out`` ends otherwise or cannot be written, or a package is missing.
+        CheckpointError: If logits differ by more than ``tolerance``. ``out`` stays as it was.
     """
     missing = [
         package
@@ -39,29 +40,25 @@ def export_onnx(
     ]
     if missing:
         raise ConfigError(f'ONNX needs {", ".join(missing)}: pip install "shd_vit[onnx]"')
-    out = Path(out)
-    if out.suffix != '.onnx':
-        raise ConfigError(f'out={str(out)!r} must end in .onnx')
-    out.parent.mkdir(parents=True, exist_ok=True)
-
     model = copy.deepcopy(model).cpu().float().eval()
-    torch.onnx.export(
-        model,
-        (torch.zeros(2, *image_shape),),
-        str(out),
-        input_names=['images'],
-        output_names=['logits'],
-        dynamic_shapes=({0: torch.export.Dim('batch')},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    difference = onnx_difference(model, out, image_shape)
-    if not difference <= tolerance:  # NaN is a difference too
-        out.unlink()
-        raise CheckpointError(
-            f'logits of onnxruntime and torch differ by {difference:.1e}, more than {tolerance:.0e}'
+    with output_file(out, ('.onnx',)) as part:
+        torch.onnx.export(
+            model,
+            (torch.zeros(2, *image_shape),),
+            str(part),
+            input_names=['images'],
+            output_names=['logits'],
+            dynamic_shapes=({0: torch.export.Dim('batch')},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
+        difference = onnx_difference(model, part, image_shape)
+        if not difference <= tolerance:  # NaN is a difference too
+            raise CheckpointError(
+                f'logits of onnxruntime and torch differ by {difference:.1e}, more than '
+                f'{tolerance:.0e}'
+            )
     return difference
 
 
@@ -79,22 +76,3 @@ def onnx_difference(model: nn.Module, path: str | Path, image_shape: tuple[int, 
             expected = model(images)
         difference = max(difference, (torch.from_numpy(logits) - expected).abs().max().item())
     return difference
-
-
-def image_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(C, h, w) of the images that a vision transformer was built for.
-
-    Raises:
-        ConfigError: If none of its modules says so.
-    """
-    modules = list(model.modules())
-    channels = next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), None)
-    # timm and mmpretrain, Hugging Face
-    sizes = (getattr(m, name, None) for m in modules for name in ('img_size', 'image_size'))
-    size = next((size for size in sizes if size is not None), None)
-    if channels is None or size is None:
-        raise ConfigError(
-            f'the size of the images that {type(model).__name__} takes cannot be told: none of its '
-            'modules has img_size or image_size'
-        )
-    return (channels, *((size, size) if isinstance(size, int) else tuple(size)))

@@ -15,7 +15,13 @@ from shd_vit.errors import CheckpointError, ConfigError
 _QKV = re.compile(r'(?<=\.attention\.attention\.)(query|key|value)(?=\.)')
 
 
-def convert(state: dict[str, Tensor], to: str, *, class_head: bool = False) -> dict[str, Tensor]:
+def convert(
+    state: dict[str, Tensor],
+    to: str,
+    *,
+    class_head: bool = False,
+    image_size: tuple[int, int] | None = None,
+) -> dict[str, Tensor]:
     """The weights of a vision transformer as another library has them.
 
     ViT, DeiT (with its distillation token or without) and DeiT3. There and back gives the same
@@ -26,6 +32,7 @@ def convert(state: dict[str, Tensor], to: str, *, class_head: bool = False) -> d
         to: One of ``LIBRARIES``.
         class_head: Leave out the classifier of the distillation token, for Hugging Face's
             ``DeiTForImageClassification``.
+        image_size: (h, w) in pixels, needed where it is not square.
 
     Raises:
         CheckpointError: If weights are missing or left over, or the library has no class for them.
@@ -38,8 +45,11 @@ def convert(state: dict[str, Tensor], to: str, *, class_head: bool = False) -> d
         if 'head_dist.weight' not in state:
             raise ConfigError('class_head: the weights have no classifier of a distillation token')
         state = {name: x for name, x in state.items() if not name.startswith('head_dist.')}
-    model = Architecture.of(state).class_of(to)
-    return _to_hugging_face(state, model) if to == 'huggingface' else _rename(state, LAYOUTS[to])
+    arch = Architecture.of(state, image_size)
+    model = arch.class_of(to)
+    if to == 'huggingface':
+        return _to_hugging_face(state, model, arch.kind)
+    return _rename(state, LAYOUTS[to])
 
 
 def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,6 +78,16 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def library_of(state: Iterable[str]) -> str:
+    """Which of ``LIBRARIES`` the weights are named by.
+
+    Raises:
+        CheckpointError: If it is none of them.
+    """
+    layout = recognise(state)
+    return layout if layout in LIBRARIES else 'huggingface'
+
+
 def recognise(state: Iterable[str]) -> str:
     """The layout that weights have by their names: timm, mmpretrain or a Hugging Face class.
 
@@ -92,9 +112,9 @@ def recognise(state: Iterable[str]) -> str:
     )
 
 
-def _to_hugging_face(state: dict[str, Tensor], model: str) -> dict[str, Tensor]:
+def _to_hugging_face(state: dict[str, Tensor], model: str, kind: str) -> dict[str, Tensor]:
     state = dict(state)
-    if 'dist_token' not in state and Architecture.of(state).kind.endswith('without class position'):
+    if kind.endswith('without class position'):
         # Its classes add a position to the class token, so that adding 0 is adding none.
         state['pos_embed'] = torch.cat(
             [torch.zeros_like(state['pos_embed'][:, :1]), state['pos_embed']], dim=1

@@ -119,7 +119,8 @@ def test_the_papers_pair(tmp_path):
         ours = randomise(timm.create_model(name), std=0.05)
         theirs = MODELS.build(config).eval()
         theirs.load_state_dict(convert(ours.state_dict(), 'mmpretrain'))
-        save_folder(convert(theirs.state_dict(), 'huggingface'), tmp_path / name)
+        heads = ours.blocks[0].attn.num_heads
+        save_folder(convert(theirs.state_dict(), 'huggingface'), tmp_path / name, heads=heads)
         model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / name)
         assert_close(model.eval()(images).logits, ours(images))
         pairs.append((ours, theirs))

@@ -1,6 +1,7 @@
 """The C++ kernel against the slow loops of references.py, in float64."""
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,103 @@ def test_an_error_of_the_compiler_is_passed_on(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match=r'error: .nothing. was not declared'):
         native._build()
     assert not list(tmp_path.rglob('*.so'))
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """Sources that a stand-in for the compiler copies; how often it was called."""
+    calls = tmp_path / 'calls'
+    compiler = tmp_path / 'compiler'
+    compiler.write_text(
+        f'#!/bin/sh\necho x >> {calls}\n'
+        'while [ "$1" != -o ]; do case $1 in *.cpp) source=$1;; esac; shift; done\n'
+        'cp "$source" "$2"\n'
+    )
+    compiler.chmod(0o700)
+    monkeypatch.setenv('CXX', str(compiler))
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path / 'cache'))
+    return lambda: len(calls.read_text().split())
+
+
+def test_a_damaged_library_is_built_anew(compiled):
+    library = native._build()
+    whole = library.read_bytes()
+    assert whole == native.SOURCE.read_bytes()
+    assert native._build() == library and compiled() == 1
+    damage = (
+        lambda: library.write_bytes(whole[:1000]),
+        lambda: library.write_bytes(b'planted'),
+        lambda: library.with_suffix('.sha256').write_text(''),
+        lambda: library.with_suffix('.sha256').unlink(),
+        library.unlink,
+    )
+    for count, spoil in enumerate(damage, start=2):
+        spoil()
+        assert native._build() == library and compiled() == count
+        assert library.read_bytes() == whole
+    assert native._build() == library and compiled() == count
+    assert len(list(library.parent.iterdir())) == 2
+
+
+def test_what_others_can_write_is_not_used(compiled, tmp_path, monkeypatch):
+    library = native._build()
+    folder, above = library.parent, library.parent.parent
+    # What is made is its user's alone, whatever the umask.
+    assert {path.stat().st_mode & 0o77 for path in (library, folder, above)} == {0}
+    digest = library.with_suffix('.sha256')
+    for path, modes in (
+        (library, [0o722, 0o720]),
+        (digest, [0o620]),
+        (folder, [0o777, 0o1777, 0o770]),
+        (above, [0o777, 0o770]),
+    ):
+        for mode in modes:
+            path.chmod(mode)
+            with pytest.raises(PermissionError, match=f'{path} can be written by others: chmod'):
+                native._build()
+            path.chmod(0o700)
+    above.chmod(0o1777)  # as /tmp: others cannot rename what they do not own
+    assert native._build() == library
+    planted = library.rename(tmp_path / 'elsewhere.so')
+    library.symlink_to(planted)
+    with pytest.raises(PermissionError, match='can be written by others'):
+        native._build()
+    library.unlink()
+    native._build()
+    monkeypatch.setattr(os, 'getuid', lambda: 4321)
+    with pytest.raises(PermissionError, match='can be written by others'):
+        native._build()
+
+
+def nobody(*_):
+    raise KeyError('uid not found')
+
+
+@pytest.mark.parametrize('fault', ['others', 'home', 'silent'])
+def test_one_warning_and_no_kernel(fault, compiled, tmp_path, monkeypatch, caplog):
+    wanted = 'home directory'
+    if fault == 'others':
+        (tmp_path / 'cache').mkdir()
+        (tmp_path / 'cache').chmod(0o777)
+        wanted = 'can be written by others'
+    elif fault == 'home':
+        monkeypatch.delenv('TORCH_EXTENSIONS_DIR')
+        monkeypatch.delenv('HOME', raising=False)
+        monkeypatch.setattr(pwd, 'getpwuid', nobody)
+    else:  # an error without a word
+        monkeypatch.setattr(native, '_build', lambda: (_ for _ in ()).throw(RuntimeError))
+        wanted = 'RuntimeError'
+    caches = native._kernel, native.kernel_error
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        assert wanted in native.kernel_error()
+        assert wanted in native.kernel_error()
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+    (said,) = (r.getMessage() for r in caplog.records if r.levelname == 'WARNING')
+    assert wanted in said
 
 
 @pytest.mark.slow

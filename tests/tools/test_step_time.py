@@ -94,7 +94,7 @@ def test_turns_are_taken_and_the_first_does_not_count(tool, monkeypatch):
 
 def test_a_model_that_does_not_say_its_size_needs_it_said(tool):
     with pytest.raises(ConfigError, match=r'Sequential .* img_size: pass --image-size'):
-        tool.image_sides(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)))
+        tool.image_shape(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)))
 
 
 @pytest.mark.parametrize(

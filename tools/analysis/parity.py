@@ -117,7 +117,8 @@ def build(name: str, config: str) -> tuple:
 def hugging_face(model: torch.nn.Module) -> object:
     """Logits of images, by transformers."""
     with tempfile.TemporaryDirectory() as folder:
-        name = save_folder(convert(model.state_dict(), 'huggingface'), folder)
+        heads = model.blocks[0].attn.num_heads
+        name = save_folder(convert(model.state_dict(), 'huggingface'), folder, heads=heads)
         theirs = getattr(transformers, name).from_pretrained(folder).eval()
     return lambda images: theirs(images).logits
 

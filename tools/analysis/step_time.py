@@ -28,6 +28,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 import shd_vit  # noqa: F401  (registers)
+from shd_vit.convert import image_shape
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.mmpretrain.cli import build_runner, read_config, run_tool
 
@@ -136,22 +137,12 @@ def measure(runners: dict[str, Runner], batch: int, args: argparse.Namespace) ->
 def step_of(runner: Runner, batch: int, size: int | None) -> Callable[[], None]:
     """A training step on one batch of random images, as a loader would give it."""
     student = getattr(runner.model, 'student', runner.model)
-    sides = (size, size) if size else image_sides(student)
-    channels = next(m.in_channels for m in student.modules() if isinstance(m, nn.Conv2d))
+    shape = image_shape(student, (size, size) if size else None)
     data = dict(
-        inputs=torch.randint(256, (batch, channels, *sides), dtype=torch.uint8),
+        inputs=torch.randint(256, (batch, *shape), dtype=torch.uint8),
         data_samples=[DataSample().set_gt_label(0) for _ in range(batch)],
     )
     return lambda: runner.model.train_step(dict(data), runner.optim_wrapper)
-
-
-def image_sides(model: nn.Module) -> tuple[int, int]:
-    """Height and width of the images that a vision transformer is made for."""
-    for module in model.modules():
-        size = getattr(module, 'img_size', None)
-        if size is not None:
-            return tuple(size) if isinstance(size, tuple | list) else (size, size)
-    raise ConfigError(f'{type(model).__name__} does not say its img_size: pass --image-size')
 
 
 def peak_memory(step: Callable[[], None]) -> float | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from shd_vit.files import write_whole
 from shd_vit.functional.attention import softmax_factor
 from shd_vit.functional.attention_loss import StoredGradients
 from shd_vit.functional.order import group_sizes
@@ -27,6 +28,8 @@ VECTORS = {
     'AVX512': ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mfma'],
     'AVX2': ['-mavx2', '-mfma', '-mf16c'],
 }
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_MEND = 'can be written by others: chmod go-w, or set TORCH_EXTENSIONS_DIR to a folder of yours'
 
 
 def squeezed_kl(
@@ -115,7 +118,8 @@ def kernel_error() -> str | None:
     try:
         _kernel()
     except (OSError, RuntimeError) as error:
-        reason = f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'
+        said = str(error).strip() or 'for no reason given'
+        reason = f'{type(error).__name__}: {said.splitlines()[0]}'
         logging.getLogger(__name__).warning('SHD runs without its C++ kernel: %s', reason)
         return reason
     return None
@@ -128,7 +132,11 @@ def _kernel() -> Callable:
 
 
 def _build() -> Path:
-    """The compiled kernel, from torch's folder of extensions if it is there."""
+    """The compiled kernel, from torch's folder of extensions if it is there.
+
+    Loading a library runs it. It is taken from a folder that this user alone can write, and only if
+    the digest beside it says that it is whole.
+    """
     from torch.utils.cpp_extension import include_paths, library_paths
 
     capability = torch.backends.cpu.get_cpu_capability()
@@ -141,13 +149,17 @@ def _build() -> Path:
     made_of = [torch.__version__, compiler, *flags, SOURCE.read_text()]
     name = hashlib.sha256('\n'.join(made_of).encode()).hexdigest()[:16]
     cached = os.environ.get('TORCH_EXTENSIONS_DIR', '~/.cache/torch_extensions')
-    library = Path(cached).expanduser() / 'shd_vit' / f'squeezed_kl_{name}.so'
-    if library.exists():
-        return library
+    folder = _own_folder(Path(cached).expanduser().absolute() / 'shd_vit')
+    library = folder / f'squeezed_kl_{name}.so'
+    digest = library.with_suffix('.sha256')
+    if library.exists() and digest.exists():
+        for path in (library, digest):
+            _check_own(path)
+        if digest.read_text() == _digest(library):
+            return library
     logging.getLogger(__name__).info('Building the C++ kernel of SHD: %s', library)
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder, library.name)
+    # Several processes may build it at once.
+    with write_whole(library, alone=False) as built:
         command = [compiler, *flags, str(SOURCE), '-o', str(built)]
         command += [f'-I{path}' for path in include_paths()]
         command += [f'-L{path}' for path in library_paths()]
@@ -156,6 +168,36 @@ def _build() -> Path:
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if 'error: ' in line]
             raise RuntimeError((errors or [f'{compiler} ended with code {done.returncode}'])[0])
-        # Whole or not at all, whoever else builds it or is stopped.
-        os.replace(built, library)
+        built.chmod(0o700)
+        found = _digest(built)
+    with write_whole(digest, alone=False) as part:
+        part.touch(mode=0o600)
+        part.write_text(found)
     return library
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _own_folder(folder: Path) -> Path:
+    """Make a folder that nobody else can put a library in.
+
+    Raises:
+        PermissionError: If somebody else can, or can put another folder in its place.
+    """
+    for path in (*reversed(folder.parents), folder):
+        path.mkdir(mode=0o700, exist_ok=True)
+    folder = folder.resolve()
+    _check_own(folder)
+    for parent in folder.parents:
+        # In a sticky folder such as /tmp, others can put nothing in the place of what is there.
+        if (mode := parent.stat().st_mode) & _OTHERS_WRITE and not mode & stat.S_ISVTX:
+            raise PermissionError(f'{parent} {_MEND}')
+    return folder
+
+
+def _check_own(path: Path) -> None:
+    about = path.lstat()
+    if stat.S_ISLNK(about.st_mode) or about.st_mode & _OTHERS_WRITE or about.st_uid != os.getuid():
+        raise PermissionError(f'{path} {_MEND}')
