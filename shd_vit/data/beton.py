@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from shd_vit.data.manifest import digest, manifest_path, read_manifest
+from shd_vit.data.manifest import MANIFEST_FORMAT, digest, manifest_path, read_manifest
 from shd_vit.errors import DatasetError
+from shd_vit.version import __version__
 
 # FFCV's format, version 2. The tests compare these with the installed FFCV's.
 VERSION = 2
@@ -112,6 +114,24 @@ class Index:
         self.rows['crc32'] = column.get('crc32', 0)
         self._check_images()
         self.digest = digest(*digest_of)
+
+    def manifest(self, page_digests: Sequence[str | None], **about: Any) -> dict:
+        """The manifest of this file, as :func:`read_manifest` gives it back.
+
+        Args:
+            page_digests: Hash per page.
+            about: ``source``, ``options``, ``classes``, ``skipped``; None where unknown.
+        """
+        return dict(
+            format=MANIFEST_FORMAT,
+            shd_vit=__version__,
+            **{key: about.get(key) for key in ('source', 'options', 'classes', 'skipped')},
+            entries=len(self.labels),
+            file_size=self.file_size,
+            page_size=self.page_size,
+            index_digest=self.digest,
+            page_digests=list(page_digests),
+        )
 
     def _check(self, good: Any, problem: str) -> None:
         if not good:

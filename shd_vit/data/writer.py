@@ -24,15 +24,9 @@ from tqdm import tqdm
 from shd_vit.data.beton import Index, open_beton
 from shd_vit.data.encode import Encoder, UndecodableImage, library_settings
 from shd_vit.data.ffcv_library import require_ffcv
-from shd_vit.data.manifest import (
-    digest,
-    hidden_part,
-    make_manifest,
-    manifest_path,
-    sync_folder,
-    write_manifest,
-)
+from shd_vit.data.manifest import digest, manifest_path, write_manifest
 from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.files import write_whole
 
 MIN_PAGE_SIZE = 1 << 21  # FFCV's
 
@@ -98,30 +92,24 @@ def write_beton(
     encoder = Encoder(
         samples, None if classes is None else len(classes), page_size=page_size, **options
     )
-    part = hidden_part(path)
-    with _one_writer(part), library_settings():
-        writer = _beton_writer(part, page_size)
+    with _one_writer(path), library_settings(), write_whole(path) as part:
+        writer = _beton_writer(str(part), page_size)
         skipped = writer.write(encoder, workers, skip_bad)
-        with open_beton(part) as file:
-            os.fsync(file.fileno())
-            index = Index(file, part)
+        with open_beton(str(part)) as file:
+            index = Index(file, str(part))
         if index.pages != len(writer.page_digests):
-            raise DatasetError(f'{part!r} holds {index.pages} of {len(writer.page_digests)} pages')
-        manifest = make_manifest(
-            index,
+            raise DatasetError(f'{path!r} holds {index.pages} of {len(writer.page_digests)} pages')
+        manifest = index.manifest(
             writer.page_digests,
             source=source,
             options=options,
             classes=None if classes is None else list(classes),
             skipped=skipped,
         )
-        # A manifest is never beside a file that is not its own, wherever a power cut comes.
+        # A manifest is never beside a file that is not its own, wherever a crash comes.
         with suppress(FileNotFoundError):
             os.remove(manifest_path(path))
-            sync_folder(path)
-        os.replace(part, path)
-        sync_folder(path)
-        write_manifest(path, manifest)
+    write_manifest(path, manifest)
     return manifest
 
 
@@ -252,13 +240,15 @@ def _in_order(encoder: Encoder, workers: int) -> Generator[Any, None, None]:
 
 
 @contextmanager
-def _one_writer(part: str) -> Iterator[None]:
-    """Own the unfinished file, and remove it unless it was renamed.
+def _one_writer(path: str) -> Iterator[None]:
+    """Own the unfinished file, by a lock on the name that `write_whole` gives it.
 
     What a killed writer left is taken over; what a living one is writing is not.
     """
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f'.{name}.part')
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(part)), exist_ok=True)
+        os.makedirs(folder or '.', exist_ok=True)
         file = open(part, 'ab')  # noqa: SIM115
     except OSError as error:
         raise DatasetError(f'{part!r} cannot be written: {error.strerror}') from error
@@ -269,9 +259,5 @@ def _one_writer(part: str) -> Iterator[None]:
             raise DatasetError(f'{part!r} is being written by another process') from None
         try:
             yield
-        except BaseException as error:
-            with suppress(FileNotFoundError):
-                os.remove(part)
-            if isinstance(error, OSError):
-                raise DatasetError(f'{part!r} cannot be written: {error.strerror}') from error
-            raise
+        except OSError as error:
+            raise DatasetError(f'{part!r} cannot be written: {error.strerror}') from error

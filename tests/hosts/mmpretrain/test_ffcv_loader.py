@@ -194,12 +194,12 @@ def damaged(source, target, index, checked):
 @pytest.mark.parametrize('checked', [True, False])
 def test_damaged_jpeg_bytes_raise(jpegs, tmp_path, checked):
     from shd_vit.data.beton import Index
-    from shd_vit.data.manifest import make_manifest, write_manifest
+    from shd_vit.data.manifest import write_manifest
 
     path = tmp_path / 'damaged.beton'
     damaged(jpegs, path, 9, checked)
     with open(path, 'rb') as file:
-        write_manifest(path, make_manifest(Index(file, str(path)), []))
+        write_manifest(path, Index(file, str(path)).manifest([]))
     with pytest.raises(DatasetError, match='sample 9'):
         list(loader(str(path)))
     with pytest.raises(DatasetError, match='sample 9'):
