@@ -45,6 +45,7 @@ def write_beton(
     skip_bad: bool = False,
     overwrite: bool = False,
     page_size: int = 4 * MIN_PAGE_SIZE,
+    backend: str = 'cv2',
 ) -> dict:
     """Write a `.beton` file and its manifest. Stock FFCV reads it, too.
 
@@ -72,6 +73,8 @@ def write_beton(
             samples move up. A file that is missing or cannot be read stays an error.
         overwrite: Whether the file may be there already.
         page_size: Bytes, a power of two. No image may take more.
+        backend: ``imdecode_backend`` of the LoadImageFromFile whose pixels are stored: 'cv2', which
+            drops the transparency of grey images, or 'pillow', which puts a colour behind them.
 
     Returns:
         The manifest.
@@ -84,8 +87,9 @@ def write_beton(
     path = os.fspath(path)
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     options: dict[str, Any] = dict(
-        max_resolution=max_resolution, quality=quality, proportion=proportion, seed=seed
-    )
+        max_resolution=max_resolution, quality=quality, proportion=proportion, seed=seed,
+        backend=backend,
+    )  # fmt: skip
     _check_options(len(samples), workers=workers, page_size=page_size, **options)
     if os.path.exists(path) and not overwrite:
         raise DatasetError(f'{path!r} exists already, and was not to be overwritten (--force)')
@@ -121,6 +125,7 @@ def _check_options(
     quality: int,
     proportion: float,
     seed: int,
+    backend: str,
 ) -> None:
     for name, value, good, allowed in (
         ('samples', samples, samples > 0, 'at least one'),
@@ -128,6 +133,7 @@ def _check_options(
         ('quality', quality, 1 <= quality <= 100, '1 to 100'),
         ('proportion', proportion, 0 <= proportion <= 1, '0 to 1'),
         ('seed', seed, seed >= 0, 'at least 0'),
+        ('backend', backend, backend in ('cv2', 'pillow'), "'cv2' or 'pillow'"),
         (
             'max_resolution',
             max_resolution,

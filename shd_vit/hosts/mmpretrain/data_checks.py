@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmpretrain.registry import DATASETS
 from torch import nn
 
+from shd_vit.data.beton import Beton
 from shd_vit.data.folders import check_same_classes, listed
 from shd_vit.errors import ConfigError, DatasetError, ShdVitError
 from shd_vit.hosts.mmpretrain.hooks import unwrapped
@@ -136,6 +137,8 @@ class _Names(NamedTuple):
         folders = getattr(dataset, 'folder_to_idx', None)
         if isinstance(folders, dict):
             folders = sorted(folders, key=folders.__getitem__)
+        elif isinstance(dataset, Beton):
+            folders = (dataset.manifest.get('source') or {}).get('folders')
         return cls(*(list(names) if names else None for names in (classes, folders)))
 
     def check_same(self, other: _Names, name: str, other_name: str) -> None:
