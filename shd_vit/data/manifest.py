@@ -47,11 +47,26 @@ def read_manifest(path: str | os.PathLike) -> dict:
             f'python tools/data/verify_ffcv.py {os.fspath(path)} --adopt checks all of the file '
             f'and writes {name!r}'
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f'{name!r} cannot be read: {error}') from None
     if not isinstance(manifest, dict) or manifest.get('format') != MANIFEST_FORMAT:
         raise DatasetError(f'{name!r} is not a manifest of format {MANIFEST_FORMAT}')
     missing = {'classes', 'file_size', 'index_digest', 'page_digests'} - manifest.keys()
     if missing:
         raise DatasetError(f'{name!r} lacks {sorted(missing)}')
+    folders = source.get('folders') if isinstance(source := manifest.get('source'), dict) else None
+    for key, good in (
+        ('classes', _is_names(manifest['classes'])),
+        ('source', source is None or (isinstance(source, dict) and _is_names(folders))),
+        ('options', isinstance(manifest.get('options'), dict | None)),
+        ('page_digests', isinstance(manifest['page_digests'], list)),
+    ):
+        if not good:
+            raise DatasetError(f'{name!r} is damaged: {key} is {str(manifest[key])[:60]!r}')
     return manifest
+
+
+def _is_names(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    )

@@ -62,6 +62,8 @@ class PageCheck:
                 decode(data, height, width, np.empty((height, width, 3), np.uint8), 'rgb')
             except JPEGError as error:
                 return str(error)
+            except MemoryError:
+                return f'{width}x{height} pixels do not fit into memory'
         return None
 
 
