@@ -29,7 +29,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from shd_vit.command import run_tool
-from shd_vit.errors import ConfigError, NonFiniteLoss
+from shd_vit.data.folders import check_same_classes, listed
+from shd_vit.errors import ConfigError, DatasetError, NonFiniteLoss
+from shd_vit.hosts.timm.folders import image_folders, split_folder
 from shd_vit.hosts.timm.task import SHDDistillationTask
 
 _logger = logging.getLogger('timm_train')
@@ -198,12 +200,37 @@ def datasets(args: argparse.Namespace) -> tuple:
     """Training and validation images; ``args.num_classes`` is filled in.
 
     Raises:
-        ConfigError: If there is no such folder, or no number of classes to be found.
+        ConfigError: If there is no such folder, or if the number of classes is not known or not
+            that of the images.
+        DatasetError: If a split is missing, or if the splits have different classes.
     """
-    if not args.dataset and not Path(args.data_dir).is_dir():
+    if '/' not in args.dataset and not Path(args.data_dir).is_dir():
         raise ConfigError(f'data_dir {args.data_dir!r} does not exist: expected train/ and val/')
-    sets = [
-        create_dataset(
+    if '/' not in args.dataset:  # timm, too, reads a folder then
+        sets = image_folders(args.data_dir)
+    else:
+        sets = tuple(named_dataset(args, split) for split in ('train', 'validation'))
+    classes, of_validation = (class_names(dataset) for dataset in sets)
+    if classes and of_validation:
+        check_same_classes(classes, of_validation, 'the training images', 'the validation images')
+    if args.num_classes is None:
+        if classes is None:
+            raise ConfigError(f'--num-classes is needed for --dataset {args.dataset}')
+        args.num_classes = len(classes)
+    elif classes and args.num_classes != len(classes):
+        raise ConfigError(
+            f'--num-classes={args.num_classes}, but the training images have {len(classes)} '
+            f'classes: {listed(classes)}'
+        )
+    return sets
+
+
+def named_dataset(args: argparse.Namespace, split: str):
+    """A split of what ``--dataset`` names."""
+    if args.dataset.lower() in ('torch/folder', 'torch/image_folder'):
+        split_folder(args.data_dir, split)  # timm would read all of the root
+    try:
+        return create_dataset(
             args.dataset,
             root=args.data_dir,
             split=split,
@@ -211,14 +238,16 @@ def datasets(args: argparse.Namespace) -> tuple:
             batch_size=args.batch_size,
             seed=args.seed,
         )
-        for split in ('train', 'validation')
-    ]
-    if args.num_classes is None:
-        classes = getattr(getattr(sets[0], 'reader', None), 'class_to_idx', None)
-        if classes is None:
-            raise ConfigError(f'--num-classes is needed for --dataset {args.dataset}')
-        args.num_classes = len(classes)
-    return tuple(sets)
+    except (AssertionError, OSError, RuntimeError) as error:
+        raise DatasetError(f'--dataset {args.dataset} in {args.data_dir!r}: {error}') from error
+
+
+def class_names(dataset) -> list[str] | None:
+    """Names in the order of the labels, where a data set knows them."""
+    for owner in (dataset, getattr(dataset, 'reader', None)):
+        if getattr(owner, 'class_to_idx', None):
+            return sorted(owner.class_to_idx, key=owner.class_to_idx.get)
+    return None
 
 
 def build_task(args: argparse.Namespace, device: torch.device) -> tuple[SHDDistillationTask, dict]:

@@ -8,14 +8,17 @@ the allocation table that says which sample owns which bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from shd_vit.data.manifest import digest, manifest_path, read_manifest
+from shd_vit.data.manifest import MANIFEST_FORMAT, digest, manifest_path, read_manifest
 from shd_vit.errors import DatasetError
+from shd_vit.version import __version__
 
 # FFCV's format, version 2. The tests compare these with the installed FFCV's.
 VERSION = 2
@@ -31,6 +34,7 @@ ALLOCATION = np.dtype([('sample', '<u8'), ('pointer', '<u8'), ('size', '<u8')])
 IMAGE = np.dtype([('mode', 'u1'), ('width', '<u2'), ('height', '<u2'), ('pointer', '<u8')])
 FIELD_TYPES = {0: np.dtype('<f8'), 1: np.dtype('<i8'), 2: IMAGE}
 JPEG, RAW = 0, 1
+JPEG_PIXELS = 1024  # a byte: more than a JPEG can hold, at a bit a block (ITU-T T.81, F.1.2)
 
 ROW = np.dtype(  # a sample as `Beton.read` wants it: 1.28 million of these are 27 MB
     dict(
@@ -42,6 +46,8 @@ ROW = np.dtype(  # a sample as `Beton.read` wants it: 1.28 million of these are 
 
 def open_beton(path: str) -> Any:
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait
+            raise OSError(errno.EINVAL, 'it is not a file')
         return open(path, 'rb', buffering=0)
     except OSError as error:
         raise DatasetError(
@@ -81,7 +87,8 @@ class Index:
         self._check(self.page_size > 0 and samples > 0, 'has no samples')
 
         fields = self._read(file, FIELD, int(header['fields']), HEADER.itemsize)
-        metadata_type = self._metadata_type(fields)
+        names = [field['name'].decode('ascii', 'replace') for field in fields]
+        metadata_type = self._metadata_type(names, fields['type'].tolist())
         offset = HEADER.itemsize + fields.nbytes
         metadata_end = offset + samples * metadata_type.itemsize
         self._check(
@@ -100,7 +107,6 @@ class Index:
         self._check(rest == 0 and self.start >= metadata_end, 'has pages in the wrong place')
         self._check_allocations(allocations, table)
 
-        names = [name.decode() for name in fields['name']]
         column = {name: metadata[f'f{i}'] for i, name in enumerate(names)}
         self.has_crc = 'crc32' in names
         self.labels = column['label'].astype(np.int64)
@@ -113,6 +119,24 @@ class Index:
         self._check_images()
         self.digest = digest(*digest_of)
 
+    def manifest(self, page_digests: Sequence[str | None], **about: Any) -> dict:
+        """The manifest of this file, as :func:`read_manifest` gives it back.
+
+        Args:
+            page_digests: Hash per page.
+            about: ``source``, ``options``, ``classes``, ``skipped``; None where unknown.
+        """
+        return dict(
+            format=MANIFEST_FORMAT,
+            shd_vit=__version__,
+            **{key: about.get(key) for key in ('source', 'options', 'classes', 'skipped')},
+            entries=len(self.labels),
+            file_size=self.file_size,
+            page_size=self.page_size,
+            index_digest=self.digest,
+            page_digests=list(page_digests),
+        )
+
     def _check(self, good: Any, problem: str) -> None:
         if not good:
             raise DatasetError(
@@ -122,18 +146,22 @@ class Index:
     def _read(self, file: Any, dtype: np.dtype, count: int, offset: int) -> np.ndarray:
         file.seek(offset)
         self._check(offset + count * dtype.itemsize <= self.file_size, 'is cut short')
-        array = np.fromfile(file, dtype, count)
+        try:
+            array = np.fromfile(file, dtype, count)
+        except MemoryError:  # a file with holes may claim any size
+            array = np.empty(0, dtype)
         self._check(len(array) == count, 'is cut short')
         return array
 
-    def _metadata_type(self, fields: np.ndarray) -> np.dtype:
-        kinds = {field['name'].decode('ascii', 'replace'): int(field['type']) for field in fields}
+    def _metadata_type(self, names: list[str], types: list[int]) -> np.dtype:
+        """Of a sample's row, from the fields' names and FFCV's types."""
+        kinds = dict(zip(names, types, strict=True))
         wanted = dict(image=2, label=1, crc32=1)
         self._check(
             {'image', 'label'} <= kinds.keys()
             and all(kinds[name] == kind for name, kind in wanted.items() if name in kinds)
-            and all(kind in FIELD_TYPES for kind in kinds.values())
-            and len(kinds) == len(fields),
+            and all(kind in FIELD_TYPES for kind in types)
+            and len(kinds) == len(names),
             f"has the fields (name: FFCV's type) {kinds}, expected {wanted}, crc32 being optional",
         )
         return np.dtype([('', FIELD_TYPES[kind]) for kind in kinds.values()], align=True)
@@ -164,11 +192,13 @@ class Index:
 
     def _check_images(self) -> None:
         area = self.rows['height'].astype(np.int64) * self.rows['width']
+        size = self.rows['size'].astype(np.int64)
         raw = self.rows['mode'] == RAW
         self._check(
             ((self.rows['mode'] == JPEG) | raw).all()
             and (area > 0).all()
-            and (self.rows['size'][raw] == 3 * area[raw]).all(),
+            and (size[raw] == 3 * area[raw]).all()
+            and (area <= JPEG_PIXELS * size).all(),
             'has images whose size does not fit their height and width',
         )
 

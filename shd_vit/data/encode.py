@@ -20,12 +20,22 @@ class UndecodableImage(DatasetError):
     """A file that was read, but is no image, or not all of one."""
 
 
-def load_rgb(image: str | os.PathLike | np.ndarray) -> np.ndarray:
+# What mmpretrain's Pillow reader puts behind grey images with transparency (mmcv's choice).
+CANVAS = (124, 117, 104)
+
+
+def load_rgb(image: str | os.PathLike | np.ndarray, backend: str = 'cv2') -> np.ndarray:
     """(H, W, 3) uint8 RGB pixels of a file, as mmpretrain's reader gives them, or of an array.
+
+    Args:
+        image: The file or the array.
+        backend: The reader's ``imdecode_backend``, 'cv2' or 'pillow'. Pillow decodes for either;
+            this says what becomes of transparency.
 
     Raises:
         OSError: If the file cannot be read.
-        UndecodableImage: If it was read and is not a whole image.
+        UndecodableImage: If it was read and is not a whole image, or one that the reader shows in
+            another way than Pillow.
         ValueError: If an array is not (H, W) or (H, W, 3) uint8.
     """
     if isinstance(image, np.ndarray):
@@ -40,12 +50,26 @@ def load_rgb(image: str | os.PathLike | np.ndarray) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.mode[0] in 'IF':
                 raise ValueError(f'its pixels have more than 8 bits (mode {picture.mode})')
+            if backend == 'cv2' and picture.format == 'TIFF':
+                _check_tiff(picture)
             ImageOps.exif_transpose(picture, in_place=True)
+            if backend == 'pillow' and picture.mode == 'LA':
+                canvas = Image.new('RGB', picture.size, CANVAS)
+                canvas.paste(picture.convert('RGBA'), mask=picture.getchannel('A'))
+                return np.array(canvas)
             return np.array(picture.convert('RGB'))
     except UnidentifiedImageError:
         raise UndecodableImage('cannot be decoded: it is no image that Pillow knows') from None
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
         raise UndecodableImage(f'cannot be decoded: {error}') from error
+
+
+def _check_tiff(picture: Image.Image) -> None:
+    """Refuse what OpenCV reads in another way than Pillow."""
+    if picture.mode == 'LAB':
+        raise ValueError('OpenCV reads the colours of a LAB TIFF in another way: save it as RGB')
+    if picture.mode == 'RGBA' and picture.getchannel('A').getextrema() != (255, 255):
+        raise ValueError('OpenCV blends a transparent TIFF with black: save it as RGB')
 
 
 class Encoder:
@@ -65,6 +89,7 @@ class Encoder:
         proportion: float,
         seed: int,
         page_size: int,
+        backend: str,
     ) -> None:
         self._samples = samples
         self._classes = classes
@@ -73,6 +98,7 @@ class Encoder:
         self._seed = seed
         self._page_size = page_size
         self._quality = quality
+        self._backend = backend
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -90,7 +116,7 @@ class Encoder:
                 name = f'{name} ({os.fspath(image)})'
             if label < 0 or (self._classes is not None and label >= self._classes):
                 raise ValueError(f'label {label} of {self._classes} classes')
-            pixels = self._scale(load_rgb(image))
+            pixels = self._scale(load_rgb(image, self._backend))
             jpeg = np.random.default_rng([self._seed, index]).random() < self._proportion
             stored = encode(pixels, self._quality) if jpeg else pixels.reshape(-1)
             if stored.size > self._page_size:

@@ -15,7 +15,7 @@ from shd_vit.data.ffcv_library import ffcv_library
 
 # turbojpeg.h, the 2.x API, which 3.x still has. The default DCT is Pillow's (FFCV's is the fast,
 # less accurate one).
-PIXEL_FORMAT = {'rgb': 0, 'bgr': 1}
+PIXEL_FORMAT = {'rgb': 0, 'bgr': 1, 'grayscale': 6}
 STOP_ON_WARNING = 8192
 
 
@@ -31,19 +31,20 @@ def decode(
     channel_order: str,
     box: tuple[int, int, int, int] | None = None,
 ) -> None:
-    """Decode a JPEG into ``out`` (height, width, 3), uint8 and contiguous. Holds no GIL.
+    """Decode a JPEG into ``out`` (height, width, C), uint8 and contiguous. Holds no GIL.
 
     Args:
-        channel_order: 'rgb' or 'bgr', that of ``out``.
+        channel_order: 'rgb' or 'bgr', that of ``out``; 'grayscale', of one channel: the luminance.
         box: Top, left, height and width of what is needed; other pixels of ``out`` are written or
             left as they were. Saves time where the JPEG has tiles (``shd_vit.data.tiles``).
 
     Raises:
         JPEGError: If the image has another size, or if any byte of it made the decoder complain.
     """
-    if out.shape != (height, width, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(f'out must be contiguous uint8 of {(height, width, 3)}, got {out.shape}')
-    target, pitch = out.ctypes.data, 3 * width
+    shape = height, width, 1 if channel_order == 'grayscale' else 3
+    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f'out must be contiguous uint8 of {shape}, got {out.shape}')
+    target, pitch = out.ctypes.data, shape[2] * width
     found = None
     if box is not None:
         from shd_vit.data.tiles import part  # numba, which importing shd_vit does without
@@ -52,7 +53,7 @@ def decode(
     if found:
         tiles, top, left, height, width = found
         data = tiles.tobytes()
-        target += top * pitch + 3 * left
+        target += top * pitch + shape[2] * left
     else:
         _check_size(data, height, width)
     if _library().tjDecompress2(

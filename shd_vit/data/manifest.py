@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shd_vit.errors import DatasetError
-from shd_vit.version import __version__
-
-if TYPE_CHECKING:
-    from shd_vit.data.beton import Index
+from shd_vit.files import write_whole
 
 MANIFEST_FORMAT = 1
 
@@ -28,35 +25,10 @@ def manifest_path(path: str | os.PathLike) -> str:
     return f'{os.fspath(path)}.json'
 
 
-def make_manifest(index: Index, page_digests: list[str], **about: Any) -> dict:
-    """What :func:`read_manifest` gives back.
-
-    Args:
-        index: Of the file.
-        page_digests: Hash per page.
-        about: ``source``, ``options``, ``classes``, ``skipped``; None where unknown.
-    """
-    return dict(
-        format=MANIFEST_FORMAT,
-        shd_vit=__version__,
-        **{key: about.get(key) for key in ('source', 'options', 'classes', 'skipped')},
-        entries=len(index.labels),
-        file_size=index.file_size,
-        page_size=index.page_size,
-        index_digest=index.digest,
-        page_digests=page_digests,
-    )
-
-
 def write_manifest(path: str | os.PathLike, manifest: dict) -> None:
     """Put a manifest beside a file: all of it or, whatever happens, nothing."""
-    part = hidden_part(manifest_path(path))
-    with open(part, 'w', encoding='utf-8') as file:
+    with write_whole(manifest_path(path)) as part, open(part, 'w', encoding='utf-8') as file:
         json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, manifest_path(path))
-    sync_folder(path)
 
 
 def read_manifest(path: str | os.PathLike) -> dict:
@@ -75,26 +47,26 @@ def read_manifest(path: str | os.PathLike) -> dict:
             f'python tools/data/verify_ffcv.py {os.fspath(path)} --adopt checks all of the file '
             f'and writes {name!r}'
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f'{name!r} cannot be read: {error}') from None
     if not isinstance(manifest, dict) or manifest.get('format') != MANIFEST_FORMAT:
         raise DatasetError(f'{name!r} is not a manifest of format {MANIFEST_FORMAT}')
     missing = {'classes', 'file_size', 'index_digest', 'page_digests'} - manifest.keys()
     if missing:
         raise DatasetError(f'{name!r} lacks {sorted(missing)}')
+    folders = source.get('folders') if isinstance(source := manifest.get('source'), dict) else None
+    for key, good in (
+        ('classes', _is_names(manifest['classes'])),
+        ('source', source is None or (isinstance(source, dict) and _is_names(folders))),
+        ('options', isinstance(manifest.get('options'), dict | None)),
+        ('page_digests', isinstance(manifest['page_digests'], list)),
+    ):
+        if not good:
+            raise DatasetError(f'{name!r} is damaged: {key} is {str(manifest[key])[:60]!r}')
     return manifest
 
 
-def hidden_part(path: str | os.PathLike) -> str:
-    """Name that a file has until it is whole, in the same folder so that renaming is atomic."""
-    folder, name = os.path.split(os.fspath(path))
-    return os.path.join(folder, f'.{name}.part')
-
-
-def sync_folder(path: str | os.PathLike) -> None:
-    """Make renames in a file's folder last through a power cut."""
-    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _is_names(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    )

@@ -24,15 +24,9 @@ from tqdm import tqdm
 from shd_vit.data.beton import Index, open_beton
 from shd_vit.data.encode import Encoder, UndecodableImage, library_settings
 from shd_vit.data.ffcv_library import require_ffcv
-from shd_vit.data.manifest import (
-    digest,
-    hidden_part,
-    make_manifest,
-    manifest_path,
-    sync_folder,
-    write_manifest,
-)
+from shd_vit.data.manifest import digest, manifest_path, write_manifest
 from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.files import write_whole
 
 MIN_PAGE_SIZE = 1 << 21  # FFCV's
 
@@ -51,6 +45,7 @@ def write_beton(
     skip_bad: bool = False,
     overwrite: bool = False,
     page_size: int = 4 * MIN_PAGE_SIZE,
+    backend: str = 'cv2',
 ) -> dict:
     """Write a `.beton` file and its manifest. Stock FFCV reads it, too.
 
@@ -78,6 +73,8 @@ def write_beton(
             samples move up. A file that is missing or cannot be read stays an error.
         overwrite: Whether the file may be there already.
         page_size: Bytes, a power of two. No image may take more.
+        backend: ``imdecode_backend`` of the LoadImageFromFile whose pixels are stored: 'cv2', which
+            drops the transparency of grey images, or 'pillow', which puts a colour behind them.
 
     Returns:
         The manifest.
@@ -90,38 +87,33 @@ def write_beton(
     path = os.fspath(path)
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     options: dict[str, Any] = dict(
-        max_resolution=max_resolution, quality=quality, proportion=proportion, seed=seed
-    )
+        max_resolution=max_resolution, quality=quality, proportion=proportion, seed=seed,
+        backend=backend,
+    )  # fmt: skip
     _check_options(len(samples), workers=workers, page_size=page_size, **options)
     if os.path.exists(path) and not overwrite:
         raise DatasetError(f'{path!r} exists already, and was not to be overwritten (--force)')
     encoder = Encoder(
         samples, None if classes is None else len(classes), page_size=page_size, **options
     )
-    part = hidden_part(path)
-    with _one_writer(part), library_settings():
-        writer = _beton_writer(part, page_size)
+    with _one_writer(path), library_settings(), write_whole(path) as part:
+        writer = _beton_writer(str(part), page_size)
         skipped = writer.write(encoder, workers, skip_bad)
-        with open_beton(part) as file:
-            os.fsync(file.fileno())
-            index = Index(file, part)
+        with open_beton(str(part)) as file:
+            index = Index(file, str(part))
         if index.pages != len(writer.page_digests):
-            raise DatasetError(f'{part!r} holds {index.pages} of {len(writer.page_digests)} pages')
-        manifest = make_manifest(
-            index,
+            raise DatasetError(f'{path!r} holds {index.pages} of {len(writer.page_digests)} pages')
+        manifest = index.manifest(
             writer.page_digests,
             source=source,
             options=options,
             classes=None if classes is None else list(classes),
             skipped=skipped,
         )
-        # A manifest is never beside a file that is not its own, wherever a power cut comes.
+        # A manifest is never beside a file that is not its own, wherever a crash comes.
         with suppress(FileNotFoundError):
             os.remove(manifest_path(path))
-            sync_folder(path)
-        os.replace(part, path)
-        sync_folder(path)
-        write_manifest(path, manifest)
+    write_manifest(path, manifest)
     return manifest
 
 
@@ -133,6 +125,7 @@ def _check_options(
     quality: int,
     proportion: float,
     seed: int,
+    backend: str,
 ) -> None:
     for name, value, good, allowed in (
         ('samples', samples, samples > 0, 'at least one'),
@@ -140,6 +133,7 @@ def _check_options(
         ('quality', quality, 1 <= quality <= 100, '1 to 100'),
         ('proportion', proportion, 0 <= proportion <= 1, '0 to 1'),
         ('seed', seed, seed >= 0, 'at least 0'),
+        ('backend', backend, backend in ('cv2', 'pillow'), "'cv2' or 'pillow'"),
         (
             'max_resolution',
             max_resolution,
@@ -252,13 +246,15 @@ def _in_order(encoder: Encoder, workers: int) -> Generator[Any, None, None]:
 
 
 @contextmanager
-def _one_writer(part: str) -> Iterator[None]:
-    """Own the unfinished file, and remove it unless it was renamed.
+def _one_writer(path: str) -> Iterator[None]:
+    """Own the unfinished file, by a lock on the name that `write_whole` gives it.
 
     What a killed writer left is taken over; what a living one is writing is not.
     """
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f'.{name}.part')
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(part)), exist_ok=True)
+        os.makedirs(folder or '.', exist_ok=True)
         file = open(part, 'ab')  # noqa: SIM115
     except OSError as error:
         raise DatasetError(f'{part!r} cannot be written: {error.strerror}') from error
@@ -269,9 +265,5 @@ def _one_writer(part: str) -> Iterator[None]:
             raise DatasetError(f'{part!r} is being written by another process') from None
         try:
             yield
-        except BaseException as error:
-            with suppress(FileNotFoundError):
-                os.remove(part)
-            if isinstance(error, OSError):
-                raise DatasetError(f'{part!r} cannot be written: {error.strerror}') from error
-            raise
+        except OSError as error:
+            raise DatasetError(f'{part!r} cannot be written: {error.strerror}') from error

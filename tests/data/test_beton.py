@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 pytest.importorskip('ffcv', reason='the files are written with FFCV, an optional extra')
@@ -200,6 +202,12 @@ def test_a_table_that_contradicts_itself_is_refused_without_a_manifest(field, va
         index_of(path)
 
 
+def whole(**changes):
+    """A manifest that has all it must have."""
+    manifest = dict(format=1, classes=None, file_size=1, index_digest='', page_digests=[])
+    return json.dumps({**manifest, **changes})
+
+
 @pytest.mark.parametrize(
     ('content', 'problem'),
     [
@@ -209,6 +217,13 @@ def test_a_table_that_contradicts_itself_is_refused_without_a_manifest(field, va
         ('[]', 'not a manifest of format 1'),
         ('{"format": 2}', 'not a manifest of format 1'),
         ('{"format": 1}', 'lacks'),
+        ('[' * 100_000, 'cannot be read'),
+        (whole(classes=5), 'classes is'),
+        (whole(classes=['a', 1]), 'classes is'),
+        (whole(source=['x']), 'source is'),
+        (whole(source=dict(folders=5)), 'source is'),
+        (whole(options=5), 'options is'),
+        (whole(page_digests=None), 'page_digests is'),
     ],
 )
 def test_a_missing_or_damaged_manifest_is_named(content, problem, path):
@@ -267,3 +282,96 @@ def test_a_closed_file_is_not_read(written):
     beton.close()
     with pytest.raises(DatasetError, match='sample 0 cannot be read'):
         beton.read(0)
+
+
+# Where lengths, counts, offsets, types and names are: all that is read before a page is.
+FIELDS_END = layout.HEADER.itemsize + 3 * layout.FIELD.itemsize
+SPOTS = st.one_of(
+    st.integers(0, layout.HEADER.itemsize - 1),
+    st.builds(
+        lambda field, at: layout.HEADER.itemsize + field * layout.FIELD.itemsize + at,
+        st.integers(0, 2), st.integers(0, 20),
+    ),
+    st.integers(FIELDS_END, FIELDS_END + 32 * COUNT - 8),
+    st.integers(-24 * COUNT, -8),
+)  # fmt: skip
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, 2, 255, 1 << 16, PAGE, 1 << 31, 1 << 40, 1 << 62, (1 << 64) - 1]),
+    st.integers(0, (1 << 64) - 1),
+)
+
+
+@settings(
+    max_examples=100, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(changes=st.lists(st.tuples(SPOTS, st.sampled_from([1, 2, 8]), NUMBERS), min_size=1))
+def test_no_header_does_more_than_be_refused(changes, path):
+    """Whatever it says, an index is consistent or refused; no length in it is believed."""
+    length, before = os.path.getsize(path), []
+    with open(path, 'r+b') as file:
+        for at, size, number in changes:
+            file.seek(at % length)
+            before.append((at % length, file.read(size)))
+            file.seek(at % length)
+            file.write((number % (1 << 8 * size)).to_bytes(size, 'little'))
+    try:
+        manifest = index_of(path).manifest([])
+        (path.parent / 'a.beton.json').write_text(json.dumps(manifest))
+        with Beton(path) as beton:
+            data, height, width, is_jpeg = beton.read(len(beton) - 1)
+            assert is_jpeg or len(data) == 3 * height * width
+    except DatasetError as error:
+        assert '\n' not in str(error)
+    finally:
+        with open(path, 'r+b') as file:
+            for at, content in reversed(before):
+                file.seek(at)
+                file.write(content)
+        os.truncate(path, length)
+
+
+@pytest.mark.skipif(
+    Path('/proc/sys/vm/overcommit_memory').read_text().strip() == '1',
+    reason='this machine promises any amount of memory',
+)
+def test_a_file_with_holes_that_claims_a_terabyte_is_refused(tmp_path):
+    path = tmp_path / 'holes.beton'
+    header = np.zeros(1, layout.HEADER)
+    samples = 1 << 34
+    fields = np.zeros(3, layout.FIELD)
+    fields['name'], fields['type'] = [b'image', b'label', b'crc32'], [2, 1, 1]
+    table = 32 * samples + 2 * PAGE
+    header[0] = layout.VERSION, 3, PAGE, samples, table
+    path.write_bytes(header.tobytes() + fields.tobytes())
+    os.truncate(path, table + 24 * samples)
+    with pytest.raises(DatasetError, match='is cut short'):
+        index_of(path)
+
+
+@pytest.mark.parametrize('name', [b'lab\xffl', b'image', b''])
+def test_names_of_fields_that_are_none_are_refused(name, path):
+    with open(path, 'r+b') as file:
+        file.seek(layout.HEADER.itemsize + 2 * layout.FIELD.itemsize + 1)
+        file.write(name.ljust(16, b'\0'))
+    if name == b'image':
+        with pytest.raises(DatasetError, match='has the fields'):
+            index_of(path)
+    else:  # FFCV's own files may have more fields
+        assert not index_of(path).has_crc
+
+
+def test_a_jpeg_of_more_pixels_than_its_bytes_hold_is_refused(path):
+    sample = int(np.flatnonzero(index_of(path).rows['mode'] == layout.JPEG)[0])
+    with open(path, 'r+b') as file:
+        file.seek(FIELDS_END + 32 * sample + layout.IMAGE.fields['width'][1])
+        file.write(b'\xff\xff\xff\xff')
+    with pytest.raises(DatasetError, match='does not fit their height and width'):
+        index_of(path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.beton')
+    for name in ('pipe.beton', '.'):
+        with pytest.raises(DatasetError, match='cannot be opened'):
+            Beton(tmp_path / name)

@@ -114,9 +114,36 @@ def test_a_folder_of_images(folder, tmp_path):
     arguments = tmp_path / 'b.beton', '--imagenet-folder', copy
     assert re.search(r'DatasetError: sample 3 \(.*ant/3\.png\)', run('write', *arguments, code=1))
     assert '11 images, 1 skipped' in run('write', *arguments, '--skip-bad')
-    assert 'cannot be read' in run(
+    assert 'does not exist' in run(
         'write', tmp_path / 'c.beton', '--imagenet-folder', tmp_path / 'no', code=1
     )
+
+
+def test_hidden_folders_are_no_classes_of_a_file(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / 'folder')
+    shutil.copytree(copy / 'ant', copy / '.ipynb_checkpoints')
+    (copy / 'wolf/x.webp').touch()
+    output = run('write', tmp_path / 'a.beton', '--imagenet-folder', copy)
+    assert output.count('left out 1 .webp (wolf 1)') == 1
+    with Beton(tmp_path / 'a.beton') as beton:
+        assert beton.classes == beton.manifest['source']['folders'] == ['ant', 'wolf']
+        assert beton.labels.tolist() == 6 * [0] + 6 * [1]
+
+
+@pytest.mark.parametrize(
+    ('reader', 'backend'),
+    [(dict(), 'cv2'), (dict(imdecode_backend='pillow'), 'pillow'), (dict(color_type='x'), None)],
+)
+def test_a_configs_reader_says_how_files_are_read(reader, backend, folder, tmp_path):
+    config = tmp_path / 'config.py'
+    pipeline = [dict(type='LoadImageFromFile', **reader)]
+    dataset = dict(type='CustomDataset', data_root=str(folder), pipeline=pipeline)
+    config.write_text(f'train_dataloader = dict(dataset={dataset})')
+    output = run('write', tmp_path / 'a.beton', '--config', config, code=backend is None)
+    if backend is None:
+        assert "ConfigError: LoadImageFromFile.color_type='x'" in output
+    else:
+        assert read_manifest(tmp_path / 'a.beton')['options']['backend'] == backend
 
 
 def stock(path):

@@ -1,15 +1,19 @@
 """tools/timm_train.py on folders of plain colours."""
 
 import csv
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_dataset
 from timm.models import create_model
 from tooling import load_tool
 
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.hosts.timm.folders import image_folders
 
 SIZES = dict(img_size=32, patch_size=16, depth=2)
 COLOURS = dict(blue=(0, 0, 255), green=(0, 255, 0), red=(255, 0, 0))
@@ -108,3 +112,102 @@ def test_augmented_mixed_accumulated_and_in_half_precision(train, monkeypatch):
 def test_what_cannot_work_is_refused(train, options, message):
     with pytest.raises(ConfigError, match=message):
         train('--epochs', '1', *options)
+
+
+@pytest.fixture
+def images(folder, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(folder, tmp_path / 'images')
+
+
+def found(images, *options):
+    """The tool's data sets: (path, label) of each image, and the number of classes."""
+    tool = load_tool('timm_train')
+    args = tool.parse_args([str(images), '--teacher', 'deit_tiny_patch16_224', *options])
+    sets = tool.datasets(args)
+    samples = [
+        {(Path(path).relative_to(images).as_posix(), label) for path, label in s.reader.samples}
+        for s in sets
+    ]
+    return *samples, args.num_classes
+
+
+def expected(split, count):
+    return {
+        (f'{split}/{name}/{i}.png', label)
+        for label, name in enumerate(sorted(COLOURS))
+        for i in range(count)
+    }
+
+
+def test_only_images_in_class_folders_are_read(images, caplog):
+    for split in ('train', 'val'):
+        for hidden in (f'{split}/.ipynb_checkpoints', f'{split}/blue/.ipynb_checkpoints'):
+            shutil.copytree(images / split / 'red', images / hidden)
+        shutil.copy(images / split / 'red/0.png', images / split / 'montage.png')
+        (images / split / 'red/._0.png').write_bytes(b'AppleDouble')
+    (images / 'train/green/gone.png').symlink_to(images / 'nowhere.png')
+    (images / 'train/green/x.webp').touch()
+    assert found(images) == (expected('train', 12), expected('val', 5), 3)
+    (warning,) = [r.message for r in caplog.records if 'train: ' in r.message]
+    for kind in ('1 images in no class folder', '1 .webp (green 1)', '1 broken links (green 1)'):
+        assert f'left out {kind}' in warning
+
+
+def test_classes_and_images_are_timms(images):
+    """The reader's own, where nothing is amiss: order of classes, of images, nested folders."""
+    for name in ('n2', 'n10', 'B'):
+        for split in ('train', 'val'):
+            shutil.copytree(images / split / 'red', images / split / 'more' / name)
+    train, val = image_folders(str(images))
+    for ours, split in ((train, 'train'), (val, 'validation')):
+        theirs = create_dataset('', root=str(images), split=split)
+        assert ours.reader.class_to_idx == theirs.reader.class_to_idx
+        assert ours.reader.samples == theirs.reader.samples
+        assert ours.filename(3) == theirs.filename(3)
+        assert (np.asarray(ours[5][0]) == np.asarray(theirs[5][0])).all()
+
+
+def remove(images, name):
+    shutil.rmtree(images / name)
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda root: remove(root, 'val/blue'), r'val.* lacks blue: its labels'),
+        (lambda root: remove(root, 'train/blue'), r'val.* has also blue'),
+        (lambda root: (root / 'val/red').rename(root / 'val/ruby'), r'lacks red and .* ruby'),
+        (lambda root: (remove(root, 'val/red'), (root / 'val/red').mkdir()),
+         r'val.* without an image: red'),
+        (lambda root: [p.rename(p.with_suffix('.webp')) for p in (root / 'train/red').iterdir()],
+         r'train.* without an image: red, left out 12 \.webp'),
+        (lambda root: remove(root, 'val'), r'looked for validation/, val/'),
+        (lambda root: remove(root, 'train'), r'looked for train/, training/'),
+    ],
+)  # fmt: skip
+def test_folders_whose_labels_would_shift_are_refused(spoil, message, images):
+    spoil(images)
+    with pytest.raises(DatasetError, match=message) as caught:
+        found(images)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['torch/image_folder', 'torch/folder', 'whatever'])
+def test_other_names_of_folders_are_held_to_the_same(name, images):
+    tool = load_tool('timm_train')
+    args = tool.parse_args([str(images), '--teacher', 'x', '--dataset', name])
+    assert len(tool.datasets(args)[1]) == 15 and args.num_classes == 3
+    (images / 'val/red').rename(images / 'val/ruby')
+    with pytest.raises(DatasetError, match='lacks red and has also ruby'):
+        tool.datasets(args)
+    remove(images, 'val')
+    with pytest.raises(DatasetError, match='looked for validation/, val/'):
+        tool.datasets(args)
+
+
+def test_another_number_of_classes_is_refused(images):
+    with pytest.raises(ConfigError, match=r'--num-classes=2, but .* 3 classes: blue, green, red'):
+        found(images, '--num-classes', '2')
+    with pytest.raises(ConfigError, match=r"data_dir '.*nowhere' does not exist"):
+        found(images / 'nowhere')

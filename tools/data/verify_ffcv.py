@@ -18,7 +18,7 @@ from tqdm import tqdm
 from shd_vit.data.beton import JPEG, Beton, Index, open_beton
 from shd_vit.data.ffcv_library import ffcv_library
 from shd_vit.data.jpeg import JPEGError, decode
-from shd_vit.data.manifest import digest, make_manifest, manifest_path, write_manifest
+from shd_vit.data.manifest import digest, manifest_path, write_manifest
 from shd_vit.errors import DatasetError
 from shd_vit.hosts.mmpretrain.cli import run_tool
 
@@ -62,6 +62,8 @@ class PageCheck:
                 decode(data, height, width, np.empty((height, width, 3), np.uint8), 'rgb')
             except JPEGError as error:
                 return str(error)
+            except MemoryError:
+                return f'{width}x{height} pixels do not fit into memory'
         return None
 
 
@@ -87,7 +89,7 @@ def verify(path: str, adopt: bool, workers: int) -> int:
     size = f'{index.pages:,} pages, {index.file_size / 2**20:,.1f} MiB'
     print(f'{path}: {len(index.labels):,} images in {size}: {verdict}')
     if adopt and not problems:
-        write_manifest(path, make_manifest(index, digests))
+        write_manifest(path, index.manifest(digests))
         print(f'{manifest_path(path)}: written')
     return len(problems)
 

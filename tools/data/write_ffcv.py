@@ -24,6 +24,8 @@ from mmpretrain.registry import DATASETS
 from shd_vit.data.writer import write_beton
 from shd_vit.errors import DatasetError
 from shd_vit.hosts.mmpretrain.cli import read_config, run_tool
+from shd_vit.hosts.mmpretrain.data_checks import reading
+from shd_vit.hosts.mmpretrain.ffcv_config import reader_backend, split_pipeline
 
 
 class Samples:
@@ -59,25 +61,26 @@ def dataset_config(args: argparse.Namespace) -> dict:
             type='FashionMNIST', data_root=args.fashion_mnist, test_mode=test, download=False,
             split='test' if test else 'train',
         )  # fmt: skip
-    folder = args.imagenet_folder
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    # The 1,000 folders n01440764 ... get ImageNet's names of classes, other folders are names.
-    imagenet = len(names) == 1000 and all(re.fullmatch(r'n\d{8}', name) for name in names)
-    return dict(
-        type='CustomDataset', data_prefix=folder, metainfo=ImageNet.METAINFO if imagenet else None
-    )
+    return dict(type='CustomDataset', data_prefix=args.imagenet_folder)
+
+
+def class_names(dataset) -> list[str] | None:
+    """The 1,000 folders n01440764 ... get ImageNet's names of classes, other folders are names."""
+    names = dataset.metainfo.get('classes') or ()
+    are_synsets = len(names) == 1000 and all(re.fullmatch(r'n\d{8}', name) for name in names)
+    return list(ImageNet.METAINFO['classes'] if are_synsets else names) or None
 
 
 def build_dataset(args: argparse.Namespace):
-    try:
-        config = dataset_config(args)
-        if 'pipeline' in config:
-            config['pipeline'] = []
-        return DATASETS.build(config)
-    except DatasetError:
-        raise
-    except (OSError, AssertionError, RuntimeError) as error:
-        raise DatasetError(f'the source cannot be read: {error}') from error
+    """The data set, and the library that its config reads image files with."""
+    config = dataset_config(args)
+    pipeline = config.get('pipeline')
+    backend = reader_backend(split_pipeline(pipeline)[0] if pipeline else None)
+    if 'pipeline' in config:
+        config['pipeline'] = []
+    with reading(config):
+        dataset = DATASETS.build(config)
+    return dataset, backend
 
 
 def parse_args() -> argparse.Namespace:
@@ -129,7 +132,7 @@ def main() -> None:
     args = parse_args()
     if os.path.exists(args.out) and not args.force:
         raise DatasetError(f'{args.out!r} exists already: --force replaces it')
-    dataset = build_dataset(args)
+    dataset, backend = build_dataset(args)
     samples = Samples(dataset, args.limit)
     proportion = args.proportion
     if proportion is None:
@@ -139,14 +142,21 @@ def main() -> None:
     manifest = write_beton(
         args.out,
         samples,
-        classes=dataset.metainfo.get('classes'),
-        source=dict(kind=kind, path=getattr(args, kind), split=split, limit=args.limit),
+        classes=class_names(dataset),
+        source=dict(
+            kind=kind,
+            path=getattr(args, kind),
+            split=split,
+            limit=args.limit,
+            folders=list(getattr(dataset, 'folder_to_idx', None) or ()) or None,
+        ),
         max_resolution=args.max_resolution or None,
         quality=args.quality,
         proportion=proportion,
         workers=args.workers,
         skip_bad=args.skip_bad,
         overwrite=args.force,
+        backend=backend,
     )
     skipped = f', {len(manifest["skipped"])} skipped' if manifest['skipped'] else ''
     size = manifest['file_size'] / 2**20

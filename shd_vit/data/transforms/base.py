@@ -8,12 +8,8 @@ from random import Random
 from typing import Any, NoReturn
 
 import numpy as np
-from mmengine.registry import Registry
 
 from shd_vit.errors import ConfigError
-
-# Add a transform with `@FFCV_TRANSFORMS.register_module()`.
-FFCV_TRANSFORMS = Registry('transform of the FFCV loader', scope='shd_vit')
 
 
 class Transform:
@@ -49,6 +45,46 @@ class Transform:
         """
         image = as_image(image)
         return self.apply(image, *self.draw(rng, *image.shape[:2]))
+
+
+class TransformRegistry:
+    """Transforms by name, with the decorator of mmengine's registries.
+
+    Attributes:
+        module_dict: Classes by the name that a config's ``type`` gives.
+    """
+
+    def __init__(self) -> None:
+        self.module_dict: dict[str, type[Transform]] = {}
+
+    def register_module(
+        self, name: str | None = None, force: bool = False, module: type[Transform] | None = None
+    ) -> Any:
+        """A decorator for a class; with ``module``, that class, registered.
+
+        Args:
+            name: Default: the class's.
+            force: Whether another class of that name is replaced.
+            module: The class, where this is no decorator.
+
+        Raises:
+            ConfigError: If the name is taken, or what is decorated is no :class:`Transform`.
+        """
+
+        def register(cls: type[Transform]) -> type[Transform]:
+            key = name or cls.__name__
+            if not (isinstance(cls, type) and issubclass(cls, Transform)):
+                raise ConfigError(f'{key} is no Transform: derive it from shd_vit.data.transforms')
+            if key in self.module_dict and not force:
+                raise ConfigError(f'a transform {key!r} is registered already: name it otherwise')
+            self.module_dict[key] = cls
+            return cls
+
+        return register if module is None else register(module)
+
+
+# Add a transform with `@FFCV_TRANSFORMS.register_module()`.
+FFCV_TRANSFORMS = TransformRegistry()
 
 
 def build_transforms(cfgs: Sequence[dict], channel_order: str = 'rgb') -> list[Transform]:

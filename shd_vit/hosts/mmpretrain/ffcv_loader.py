@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler
@@ -22,6 +23,7 @@ from shd_vit.data.beton import Beton
 from shd_vit.data.jpeg import decode
 from shd_vit.errors import ConfigError, DatasetError
 from shd_vit.hosts.mmpretrain.data_loaders import DATA_LOADERS
+from shd_vit.hosts.mmpretrain.ffcv_config import check_reader, split_pipeline
 
 CHANNELS = {'bgr': 3, 'rgb': 3, 'grayscale': 1}
 
@@ -52,8 +54,8 @@ class FFCVLoader:
         num_workers: Threads. Default: this process's share of the cores that it may use.
         drop_last: Leave out a last batch that is not full.
         channel_order: 'bgr', as mmpretrain's reader gives it, so that one data_preprocessor
-            (to_rgb=True) serves this loader and a folder; 'rgb'; or 'grayscale', for grey images
-            that were stored as RGB: one channel.
+            (to_rgb=True) serves this loader and a folder; 'rgb'; or 'grayscale', one channel of
+            luminance, as the reader with ``color_type='grayscale'`` gives it.
         prefetch: Batches worked on ahead of the one that the caller has.
         seed: Of order and augmentation. Default: one for all processes, drawn at random.
 
@@ -103,8 +105,11 @@ class FFCVLoader:
                 f'sampler={type(self.sampler).__name__} of FFCVLoader: expected DefaultSampler; '
                 'one that gives a sample several times an epoch would give the same pixels'
             )
+        # Grey images have three equal channels until all transforms are through.
         self._order = 'bgr' if channel_order == 'bgr' else 'rgb'
-        self._pipeline = build_transforms(_between_reading_and_packing(pipeline), self._order)
+        reader, transforms = split_pipeline(pipeline)
+        check_reader(reader, channel_order, self.dataset)
+        self._pipeline = build_transforms(transforms, self._order)
         self._thread = threading.local()
         print_log(f'{beton}: {len(self.dataset):,} images, {num_workers} threads', 'current')
         seconds = warm_up(self._pipeline)
@@ -169,12 +174,19 @@ class FFCVLoader:
     ) -> np.ndarray:
         """The image, or an image of which a box is right and the rest is anything."""
         image = self._buffer(height * width * 3).reshape(height, width, 3)
-        if is_jpeg:
+        is_grey = self.channel_order == 'grayscale'
+        if is_jpeg and is_grey:
+            luminance = np.empty((height, width, 1), np.uint8)
+            decode(data, height, width, luminance, 'grayscale', box)
+            image[:] = luminance
+        elif is_jpeg:
             decode(data, height, width, image, self._order, box)
         else:
             top, left, rows, columns = box or (0, 0, height, width)
             part = np.s_[top : top + rows, left : left + columns]
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)[part]
+            if is_grey:
+                pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
             image[part] = pixels[..., ::-1] if self._order == 'bgr' else pixels
         return image
 
@@ -234,15 +246,6 @@ class _Batch:
                 for index, label in zip(self.indices, labels.split(1), strict=True)
             ],
         )
-
-
-def _between_reading_and_packing(pipeline: Sequence[dict]) -> list[dict]:
-    pipeline = list(pipeline)
-    if pipeline and pipeline[0]['type'] == 'LoadImageFromFile':
-        pipeline = pipeline[1:]
-    if pipeline and pipeline[-1]['type'] == 'PackInputs':
-        pipeline = pipeline[:-1]
-    return pipeline
 
 
 def _share_of_cores() -> int:

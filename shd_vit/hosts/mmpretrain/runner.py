@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 from typing import Any
 
@@ -14,12 +13,12 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import DataLoader
 
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.mmpretrain.checkpoint import insert_weights, safe_load
+from shd_vit.hosts.mmpretrain.data_checks import DataCheckHook, reading
 from shd_vit.hosts.mmpretrain.data_loaders import DATA_LOADERS
 from shd_vit.hosts.mmpretrain.hooks import (
     ChannelOrderHook,
@@ -43,7 +42,8 @@ class DistillRunner(Runner):
       torch's safe unpickler. Resuming and testing refuse weights that do not fit.
     - Every epoch is seeded on its own: an interrupted run, resumed, ends like one that was not.
     - Weights of losses that have a schedule follow it.
-    - A batch that does not fit the schedule and a missing data folder are refused at the start.
+    - A batch that does not fit the schedule, missing folders, and labels that do not mean the
+      model's classes are refused at the start.
     - A dataloader dict with a ``type``, such as FFCVLoader, is built from DATA_LOADERS.
     """
 
@@ -70,6 +70,7 @@ class DistillRunner(Runner):
         self.register_hook(EpochSeedHook())
         self.register_hook(PlainCheckpointHook())
         self.register_hook(ChannelOrderHook())
+        self.register_hook(DataCheckHook())
         self.register_hook(SettleHook())
         self.register_hook(LossScheduleHook())
 
@@ -101,14 +102,15 @@ class DistillRunner(Runner):
             loader.setdefault('seed', None if diff_rank_seed else seed)
             return DATA_LOADERS.build(loader)
         if isinstance(dataloader, dict):
-            _check_data_root(dataloader.get('dataset'))
             dataloader = copy.deepcopy(dataloader)
             # mmengine seeds workers alike in every epoch; torch draws anew from the epoch's seed.
             dataloader.setdefault('worker_init_fn', dict(type=_keep_torch_seeds))
             # mmpretrain's tools set these for every loader.
             dataloader.setdefault('collate_fn', dict(type='default_collate'))
             dataloader.setdefault('pin_memory', torch.cuda.is_available())
-        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+            with reading(dataloader.get('dataset')):
+                return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        return dataloader
 
     def scale_lr(self, optim_wrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate if asked to; else insist on the batch that it was made for."""
@@ -173,16 +175,3 @@ class DistillRunner(Runner):
 
 def _keep_torch_seeds(worker_id: int) -> None:
     """torch has seeded this worker's Python, numpy and torch already."""
-
-
-def _check_data_root(dataset: Any) -> None:
-    """Refuse a folder that is not there, unless the data set would download itself into it."""
-    root = dataset.get('data_root') if isinstance(dataset, dict) else None
-    if not root or '://' in root or os.path.isdir(root):
-        return
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-    parameter = cls and inspect.signature(cls).parameters.get('download')
-    if not dataset.get('download', parameter and parameter.default):
-        raise ConfigError(
-            f'dataset.data_root={root!r} of {dataset["type"]} does not exist: expected a folder'
-        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -179,3 +181,31 @@ def test_a_user_adds_a_transform():
 def test_the_package_does_not_import_numba():
     code = "import sys, shd_vit; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+def test_names_are_registered_once_and_for_transforms_alone():
+    with pytest.raises(ConfigError, match="'RandomFlip' is registered already"):
+        FFCV_TRANSFORMS.register_module('RandomFlip')(type('Other', (Transform,), {}))
+    with pytest.raises(ConfigError, match='no Transform'):
+        FFCV_TRANSFORMS.register_module()(dict)
+    other = type('Other', (Transform,), {})
+    try:
+        assert FFCV_TRANSFORMS.register_module(module=other) is other
+        assert FFCV_TRANSFORMS.register_module('Other', force=True, module=Transform) is Transform
+        assert FFCV_TRANSFORMS.module_dict['Other'] is Transform
+    finally:
+        FFCV_TRANSFORMS.module_dict.pop('Other')
+
+
+def test_nothing_in_data_imports_a_host():
+    """Reading, writing and changing images needs neither mmengine nor mmpretrain nor timm."""
+    folder = Path(__file__).parents[3] / 'shd_vit/data'
+    files = [*folder.rglob('*.py')]
+    assert len(files) > 10
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            roots = {name.split('.')[0] for name in names if name}
+            assert not roots & {'mmengine', 'mmcv', 'mmpretrain', 'timm', 'transformers'}, file
+            assert not any(name.startswith('shd_vit.hosts') for name in names), file

@@ -15,6 +15,8 @@ import pytest
 import skimage.data
 import torch
 from data.recipe import recipe
+from mmengine.config import Config
+from mmpretrain.registry import TRANSFORMS
 from mmpretrain.structures import DataSample
 from PIL import Image
 from torch.testing import assert_close
@@ -26,6 +28,7 @@ from shd_vit.data.transforms import FFCV_TRANSFORMS, Transform
 from shd_vit.data.writer import write_beton
 from shd_vit.errors import ConfigError, DatasetError
 from shd_vit.hosts.mmpretrain import DistillRunner
+from shd_vit.hosts.mmpretrain.ffcv_config import train_from_ffcv
 from shd_vit.hosts.mmpretrain.ffcv_loader import FFCVLoader
 
 RECIPE = recipe(scale=32)
@@ -146,6 +149,76 @@ def test_grey_images_come_with_one_channel(tmp_path):
     assert (batch['inputs'].numpy() == images[:, None]).all()
 
 
+@pytest.mark.parametrize('proportion', [0.0, 1.0])
+def test_luminance_is_that_of_mmpretrains_reader(proportion, tmp_path):
+    """Colours as one channel: the same bytes, read as grey by mmpretrain's readers."""
+    photographs = [getattr(skimage.data, n)()[:97, :113] for n in ('astronaut', 'coffee', 'rocket')]
+    path = tmp_path / 'colour.beton'
+    write_beton(path, [(image, 0) for image in photographs], proportion=proportion)
+    reader = dict(type='LoadImageFromFile', color_type='grayscale')
+    (batch,) = loader(str(path), pipeline=[reader], channel_order='grayscale')
+    read = TRANSFORMS.build(reader)
+    with Beton(path) as beton:
+        for index, ours in enumerate(batch['inputs']):
+            file = tmp_path / f'{index}.{"jpg" if proportion else "png"}'
+            if proportion:
+                file.write_bytes(beton.read(index)[0])
+            else:
+                Image.fromarray(photographs[index]).save(file)
+            theirs = read(dict(img_path=str(file)))['img']
+            # libpng weighs the channels a little differently.
+            tolerance = 0 if proportion else 1
+            assert np.abs(ours[0].numpy().astype(int) - theirs).max() <= tolerance
+    # A crop decodes the tiles that it needs.
+    crop = dict(type='RandomResizedCrop', scale=32, backend='pillow', interpolation='bicubic')
+    (cropped,) = loader(str(path), pipeline=[reader, crop], channel_order='grayscale')
+    grey = tmp_path / 'grey.beton'
+    pixels = batch['inputs'][:, 0].numpy()
+    write_beton(grey, [(image, 0) for image in pixels], proportion=0.0)
+    (expected,) = loader(str(grey), pipeline=[crop], channel_order='grayscale')
+    assert (cropped['inputs'] == expected['inputs']).all()
+
+
+@pytest.mark.parametrize(
+    'reader, message',
+    [
+        (dict(color_type='grayscale'), "color_type='grayscale', but channel_order='bgr'"),
+        (dict(color_type='unchanged'), "color_type='unchanged': a .beton file holds 8-bit"),
+        (dict(color_type='color_ignore_orientation'), "'color_ignore_orientation': a .beton file"),
+        (dict(imdecode_backend='turbojpeg'), "imdecode_backend='turbojpeg': a .beton"),
+        (dict(imdecode_backend='pillow'), "'pillow', but '.*' holds what 'cv2' reads"),
+        (dict(to_float32=True), 'to_float32=True'),
+    ],
+)
+def test_a_reader_of_other_pixels_is_refused(reader, message, raw, pixels, tmp_path):
+    pipeline = [dict(type='LoadImageFromFile', **reader), dict(type='PackInputs')]
+    with pytest.raises(ConfigError, match=message):
+        loader(raw, pipeline=pipeline)
+    if reader == dict(imdecode_backend='pillow'):
+        write_beton(tmp_path / 'a.beton', [(pixels[0], 0)], backend='pillow')
+        assert len(loader(str(tmp_path / 'a.beton'), pipeline=pipeline)) == 1
+
+
+@pytest.mark.parametrize(
+    'reader, mean, order',
+    [
+        ([], [0.0], 'grayscale'),
+        ([], [0.0] * 3, 'bgr'),
+        ([dict(type='LoadImageFromFile', color_type='grayscale')], [0.0], 'grayscale'),
+        ([dict(type='LoadImageFromFile')], [0.0], 'bgr'),
+    ],
+)
+def test_a_config_that_is_taken_over_keeps_its_channels(reader, mean, order):
+    cfg = Config(
+        dict(
+            model=dict(data_preprocessor=dict(mean=mean)),
+            train_dataloader=dict(batch_size=2, dataset=dict(pipeline=reader)),
+        )
+    )
+    train_from_ffcv(cfg, 'a.beton')
+    assert cfg.train_dataloader.channel_order == order
+
+
 @pytest.mark.slow
 def test_the_whole_mmpretrain_pipeline_may_be_passed(jpegs):
     whole = [dict(type='LoadImageFromFile'), *RECIPE, dict(type='PackInputs')]
@@ -194,12 +267,12 @@ def damaged(source, target, index, checked):
 @pytest.mark.parametrize('checked', [True, False])
 def test_damaged_jpeg_bytes_raise(jpegs, tmp_path, checked):
     from shd_vit.data.beton import Index
-    from shd_vit.data.manifest import make_manifest, write_manifest
+    from shd_vit.data.manifest import write_manifest
 
     path = tmp_path / 'damaged.beton'
     damaged(jpegs, path, 9, checked)
     with open(path, 'rb') as file:
-        write_manifest(path, make_manifest(Index(file, str(path)), []))
+        write_manifest(path, Index(file, str(path)).manifest([]))
     with pytest.raises(DatasetError, match='sample 9'):
         list(loader(str(path)))
     with pytest.raises(DatasetError, match='sample 9'):

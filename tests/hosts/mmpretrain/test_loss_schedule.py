@@ -84,7 +84,7 @@ def test_decays_are_those_of_torchs_learning_rates(decay):
 REFUSED = {
     'a number': (5, 'must be a dict of warm_up, decay_from, stop, decay, final'),
     'an unknown key': (dict(warmup=5), r'schedule\.warmup is unknown; allowed are warm_up'),
-    'a negative epoch': (dict(warm_up=-1), r'schedule\.warm_up=-1 must be a finite number, 0 or later'),
+    'a negative epoch': (dict(warm_up=-1), r'schedule\.warm_up=-1 must be a finite number, not neg'),
     'no epoch': (dict(stop='ten'), r"schedule\.stop='ten' must be a finite number"),
     'no warm-up': (dict(warm_up=None), r'schedule\.warm_up=None must be a finite number'),
     'true': (dict(stop=True), r'schedule\.stop=True must be a finite number'),
@@ -106,7 +106,7 @@ REFUSED = {
     'a decay without end from the start': (dict(decay_from=0), r'decay_from=0 needs stop'),
     'a floor without end': (dict(final=0.5), r'schedule\.final=0.5 needs stop'),
     'a shape': (dict(stop=5, decay='exp'), r"schedule\.decay='exp' must be 'cosine' or 'linear'"),
-    'more than all': (dict(stop=5, final=2), r'schedule\.final=2 must be a finite number, not negative and at most 1'),
+    'more than all': (dict(stop=5, final=2), r'schedule\.final=2 must be a finite .* at most 1'),
 }
 
 
