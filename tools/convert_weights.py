@@ -7,8 +7,9 @@ names; of a distillation's checkpoint the student is taken. See docs/export.md.
 import argparse
 import os
 
+from shd_vit.checkpoint import safe_load, weights_of
 from shd_vit.convert.cli import add_options, write
-from shd_vit.hosts.mmpretrain.checkpoint import fit_names, safe_load
+from shd_vit.hosts.mmpretrain.checkpoint import fit_names
 from shd_vit.hosts.mmpretrain.cli import run_tool
 
 
@@ -24,9 +25,11 @@ def main() -> None:
     args = parser.parse_args()
 
     is_folder = os.path.isdir(args.src)
-    checkpoint = safe_load(os.path.join(args.src, 'model.safetensors') if is_folder else args.src)
-    state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
-    print(write(fit_names(state, ()), args, checkpoint.get('meta')))
+    file = os.path.join(args.src, 'model.safetensors') if is_folder else args.src
+    checkpoint = safe_load(file)
+    meta = checkpoint.get('meta')
+    state = fit_names(weights_of(checkpoint, file), ())
+    print(write(state, args, meta if isinstance(meta, dict) else None))
 
 
 if __name__ == '__main__':

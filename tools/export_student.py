@@ -9,11 +9,12 @@ import argparse
 
 from mmpretrain.registry import MODELS
 
+from shd_vit.checkpoint import safe_load, weights_of
 from shd_vit.convert.cli import add_options, summary, write
 from shd_vit.convert.files import save_weights
 from shd_vit.convert.onnx import export_onnx, image_shape
 from shd_vit.errors import CheckpointError
-from shd_vit.hosts.mmpretrain.checkpoint import insert_weights, safe_load, student_weights
+from shd_vit.hosts.mmpretrain.checkpoint import insert_weights, student_weights
 from shd_vit.hosts.mmpretrain.cli import run_tool
 from shd_vit.hosts.mmpretrain.model_config import read_model_config
 
@@ -35,13 +36,15 @@ def main() -> None:
         parser.error('--onnx and --to are two different exports')
 
     checkpoint = safe_load(args.checkpoint)
-    weights = student_weights(checkpoint.get('state_dict', checkpoint))
+    weights = student_weights(weights_of(checkpoint, args.checkpoint))
     if not weights:
         raise CheckpointError(
             f"checkpoint {args.checkpoint!r} has no weights named 'student.*': expected one that "
             'tools/train.py wrote for a ViTDistiller; tools/convert_weights.py takes any other'
         )
-    meta = {k: v for k, v in checkpoint.get('meta', {}).items() if k in ('dataset_meta', 'epoch')}
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    meta = {key: meta[key] for key in ('dataset_meta', 'epoch') if key in meta}
     if args.onnx:
         print(write_onnx(weights, args))
     elif args.to:

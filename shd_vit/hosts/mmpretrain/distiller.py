@@ -18,7 +18,7 @@ from shd_vit.distillation.schedule import LossSchedule, LossSchedules, read_sche
 from shd_vit.distillation.summary import summary
 from shd_vit.distillation.teacher import FrozenTeacher, renormalisation
 from shd_vit.errors import ConfigError, NonFiniteLoss
-from shd_vit.hosts.mmpretrain.checkpoint import load_weights
+from shd_vit.hosts.mmpretrain.checkpoint import load_weights, mmengine_loads_safely
 from shd_vit.hosts.mmpretrain.model_config import MISSING, ModelConfig, read_model_config
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
@@ -97,11 +97,13 @@ class ViTDistiller(BaseModel):
     def init_weights(self) -> None:
         """Initialise the student, load both checkpoints, and log what learns from what."""
         student_checkpoint, teacher_checkpoint = self._checkpoints
-        self.student.init_weights()
+        with mmengine_loads_safely():
+            self.student.init_weights()
         if student_checkpoint not in (MISSING, None):
             load_weights(self.student, student_checkpoint)
         if teacher_checkpoint is None:
-            self.teacher.init_weights()
+            with mmengine_loads_safely():
+                self.teacher.init_weights()
         else:
             load_weights(self.teacher, teacher_checkpoint)
         self._teacher.is_ready = True
