@@ -9,6 +9,7 @@ from shd_vit.hosts.mmpretrain.hooks import (
 )
 from shd_vit.hosts.mmpretrain.loss_monitor import LossMonitorHook
 from shd_vit.hosts.mmpretrain.optim import BFloat16OptimWrapper
+from shd_vit.hosts.mmpretrain.own_files import WholeCheckpointHook
 from shd_vit.hosts.mmpretrain.runner import DistillRunner
 from shd_vit.hosts.mmpretrain.schedule_hook import LossScheduleHook
 
@@ -21,6 +22,7 @@ __all__ = [
     'LossScheduleHook',
     'ObservationHook',
     'PlainCheckpointHook',
+    'WholeCheckpointHook',
     'load_weights',
     'safe_load',
     'student_weights',
