@@ -9,10 +9,11 @@ docs/export.md.
 import argparse
 import os
 
+from shd_vit.checkpoint import safe_load
 from shd_vit.convert.cli import add_options, write
 from shd_vit.convert.entries import model_weights
 from shd_vit.convert.models import from_folder
-from shd_vit.hosts.mmpretrain.checkpoint import fit_names, safe_load
+from shd_vit.hosts.mmpretrain.checkpoint import fit_names
 from shd_vit.hosts.mmpretrain.cli import run_tool
 
 

@@ -8,6 +8,7 @@ torch. See docs/export.md.
 
 import argparse
 
+from shd_vit.checkpoint import safe_load
 from shd_vit.convert.cli import add_options, summary, write
 from shd_vit.convert.entries import model_weights, plain_meta
 from shd_vit.convert.facts import image_shape
@@ -16,7 +17,7 @@ from shd_vit.convert.models import put_in
 from shd_vit.convert.onnx import export_onnx
 from shd_vit.convert.source import model_of_config, stated_facts
 from shd_vit.errors import CheckpointError
-from shd_vit.hosts.mmpretrain.checkpoint import safe_load, student_weights
+from shd_vit.hosts.mmpretrain.checkpoint import student_weights
 from shd_vit.hosts.mmpretrain.cli import run_tool
 
 

@@ -22,16 +22,19 @@ from timm.data import FastCollateMixup, create_dataset, create_loader, resolve_d
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.task import evaluation_sample_limit, load_task_ema_checkpoint, resume_task_checkpoint
+from timm.task import evaluation_sample_limit
 from timm.utils.summary import trim_summary
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from shd_vit.checkpoint import safe_load
 from shd_vit.command import run_tool
 from shd_vit.data.folders import check_same_classes, listed
-from shd_vit.errors import ConfigError, DatasetError, NonFiniteLoss
+from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.hosts.timm.checkpoint import create_from, load_weights, own_history, resume_task
 from shd_vit.hosts.timm.folders import image_folders, split_folder
+from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
 from shd_vit.hosts.timm.task import SHDDistillationTask
 
 _logger = logging.getLogger('timm_train')
@@ -56,11 +59,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = group.add_argument
     add('--teacher', required=True, help='teacher, a timm model name')
     add('--teacher-path', help='its weights (default: pretrained ones)')
+    add('--teacher-img-size', type=int, help="resize images for it (default: the student's)")
+    add('--teacher-dtype', choices=['bfloat16', 'float16'], help='to halve its memory')
     add('--teacher-kwargs', nargs='*', default={}, action=utils.ParseKwargs, metavar='KEY=VALUE')
     add('--shd', action=flag, default=True, help='attention maps follow squeezed ones')
     add('--shd-beta', type=float, default=1.0, help='weight of SHD (default: %(default)s)')
     add('--shd-temperature', type=float, default=1.0, help='T_a (default: %(default)s)')
     add('--shd-strategy', default='linear', help='how heads are merged (default: %(default)s)')
+    add(
+        '--shd-schedule',
+        nargs='*',
+        default={},
+        action=utils.ParseKwargs,
+        metavar='KEY=VALUE',
+        help='of its weight, in epochs, such as warm_up=5 stop=200',
+    )
     add('--vitkd', action=flag, default=False, help='tokens, by ViTKD')
     add('--nkd', action=flag, default=False, help='logits, by NKD')
     add('--task-loss-weight', type=float, help='default: 1')
@@ -118,6 +131,7 @@ def main() -> None:
     if not utils.is_primary(args):
         logging.disable(logging.WARNING)
     utils.random_seed(args.seed, args.rank)
+    check_files(args)
 
     train_set, val_set = datasets(args)
     task, data_config = build_task(args, device)
@@ -133,9 +147,12 @@ def main() -> None:
     scaler = utils.NativeScaler(device.type) if is_half else None
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay)
-    start = 0
+    start, history = 0, None
     if args.resume:
-        start = resume(args, task, optimizer, scaler)
+        checkpoint = safe_load(args.resume)
+        start = resume_task(task, checkpoint, args.resume, optimizer, scaler)
+        history = own_history(checkpoint)
+        del checkpoint
     task.settle(images for images, _ in train_loader)
     if args.torchcompile:
         task.compile(backend=args.torchcompile)
@@ -167,8 +184,8 @@ def main() -> None:
             max_history=args.checkpoint_hist,
             task=task,
         )
-        if args.resume:
-            saver.load_state_dict_from_checkpoint(args.resume)
+        if history is not None:
+            saver.load_state_dict(history)
         trim_summary(str(out / 'summary.csv'), start)
 
     for epoch in range(start, epochs):
@@ -194,6 +211,18 @@ def main() -> None:
             best, best_epoch = saver.save_checkpoint(epoch, found[key])
     if saver is not None and start < epochs:
         _logger.info('Best %s %.4g, epoch %d: %s', key, best, best_epoch + 1, out)
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Refuse checkpoints that are not there before images are looked for.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    for name in ('initial_checkpoint', 'teacher_path', 'resume'):
+        file = getattr(args, name)
+        if file and not Path(file).is_file():
+            raise ConfigError(f'--{name.replace("_", "-")} {file!r} does not exist')
 
 
 def datasets(args: argparse.Namespace) -> tuple:
@@ -256,29 +285,31 @@ def build_task(args: argparse.Namespace, device: torch.device) -> tuple[SHDDisti
     student = create_model(
         args.model,
         pretrained=args.pretrained,
-        checkpoint_path=args.initial_checkpoint,
         num_classes=args.num_classes,
         **{**sizes, **args.model_kwargs},
     )
-    weights = dict(file=args.teacher_path, num_classes=args.num_classes)
-    if args.teacher_path and not Path(args.teacher_path).is_file():
-        raise ConfigError(f'--teacher-path {args.teacher_path!r} does not exist')
-    teacher = create_model(
-        args.teacher,
-        pretrained=True,
-        pretrained_cfg_overlay=weights if args.teacher_path else None,
-        num_classes=args.num_classes,
-        **{**sizes, **args.teacher_kwargs},
-    )
+    if args.initial_checkpoint:
+        load_weights(student, args.initial_checkpoint)
+    kwargs = {**sizes, **args.teacher_kwargs, 'num_classes': args.num_classes}
+    if args.teacher_img_size is not None:
+        kwargs['img_size'] = args.teacher_img_size
+    if args.teacher_path:
+        teacher = create_from(args.teacher, args.teacher_path, **kwargs)
+    else:
+        teacher = create_model(args.teacher, pretrained=True, **kwargs)
+        if args.nkd:
+            refuse_head_without_weights(teacher, '--nkd')
     mixes = bool(args.mixup or args.cutmix)
     task = SHDDistillationTask(
         student.to(device),
-        teacher.to(device),
+        teacher.to(device=device, dtype=getattr(torch, args.teacher_dtype or '', None)),
+        teacher_image_size=args.teacher_img_size,
         criterion_kwargs=dict(smoothing=args.smoothing, soft_targets=mixes),
         shd=args.shd
         and dict(beta=args.shd_beta, temperature=args.shd_temperature, strategy=args.shd_strategy),
         vitkd=args.vitkd,
         nkd=args.nkd,
+        schedules=dict(shd=args.shd_schedule) if args.shd and args.shd_schedule else None,
         distill_loss_weight=args.distill_loss_weight,
         task_loss_weight=args.task_loss_weight,
         device=device,
@@ -332,17 +363,6 @@ def loaders(
     return train, val
 
 
-def resume(args, task: SHDDistillationTask, optimizer, scaler) -> int:
-    """Take up a checkpoint; the epoch to begin with."""
-    try:
-        start = resume_task_checkpoint(task, args.resume, optimizer, scaler) or 0
-        if task.has_ema():
-            load_task_ema_checkpoint(task, args.resume)
-    except FileNotFoundError:
-        raise ConfigError(f'--resume {args.resume!r} does not exist') from None
-    return start
-
-
 def train_epoch(
     epoch: int, args, task: SHDDistillationTask, loader: DataLoader, optimizer, schedule, scaler
 ) -> dict[str, float]:
@@ -357,11 +377,9 @@ def train_epoch(
         is_update = (step + 1) % every == 0 or step + 1 == steps
         with nullcontext() if is_update else task.no_sync():
             with autocast(args):
+                task.set_epoch(epoch + step / steps)
                 result = task(images, target)
             loss = result['loss'] / group
-            if not torch.isfinite(loss):
-                values = {k: v.item() for k, v in result.items() if k != 'output'}
-                raise NonFiniteLoss(f'not finite in step {step}: {values}; lower --lr')
             if scaler is not None:
                 scaler(
                     loss,

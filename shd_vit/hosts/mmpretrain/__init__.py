@@ -1,7 +1,8 @@
 """mmpretrain: distillation by mmengine's runner.
 
 Importing it registers losses, ``ViTDistiller``, ``DistillRunner``, hooks and loaders, lets configs
-be named ``shd_vit::...``, and mends mmpretrain's DeiT3.
+be named ``shd_vit::...``, and mends mmpretrain's DeiT3
+and how it finds classes in folders.
 """
 
 import warnings
@@ -25,13 +26,16 @@ from shd_vit.hosts.mmpretrain.hooks import (
     PlainCheckpointHook,
     SettleHook,
 )
+from shd_vit.hosts.mmpretrain.image_folders import repair_class_folders
 from shd_vit.hosts.mmpretrain.loss_monitor import LossMonitorHook
 from shd_vit.hosts.mmpretrain.optim import BFloat16OptimWrapper
+from shd_vit.hosts.mmpretrain.own_files import WholeCheckpointHook
 from shd_vit.hosts.mmpretrain.runner import DistillRunner
 from shd_vit.hosts.mmpretrain.schedule_hook import LossScheduleHook
 
 register_configs()
 repair_deit3()
+repair_class_folders()
 LOSSES.follow(lambda cls: MODELS.register_module(module=cls))
 
 __all__ = [
@@ -45,6 +49,7 @@ __all__ = [
     'PlainCheckpointHook',
     'SettleHook',
     'ViTDistiller',
+    'WholeCheckpointHook',
     'load_weights',
     'safe_load',
     'student_weights',

@@ -1,81 +1,28 @@
-"""Checkpoints that hold data and no code."""
+"""Checkpoints in mmengine's runs: whose weights they are, and what resuming may take from them."""
 
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-import numpy as np
-import torch
-from mmengine.dist import barrier, is_main_process
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from shd_vit.checkpoint import safe_load, weights_of
 from shd_vit.errors import CheckpointError
 
-
-def _statistic(cls: type, name: str) -> Callable:
-    """What `getattr` may do in a checkpoint: name the methods that HistoryBuffer pickles."""
-    if cls is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError('GLOBAL builtins.getattr')
-    return getattr(cls, name)
-
-
-_multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray  # numpy 2, numpy 1
-
-# What checkpoints by stock mmengine hold beside tensors and plain types: log histories as numpy
-# arrays. All of these build data only. Nothing that looks up or calls by name may join them.
-_MMENGINE_GLOBALS = [
-    HistoryBuffer,
-    (_statistic, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', '?')},
-    *(
-        (function, f'numpy.{core}.multiarray.{name}')
-        for name, function in (
-            ('_reconstruct', _multiarray._reconstruct),
-            ('scalar', _multiarray.scalar),
-        )
-        for core in ('core', '_core')
-    ),
+__all__ = [
+    'check_resumable',
+    'fit_names',
+    'insert_weights',
+    'load_weights',
+    'mmengine_loads_safely',
+    'safe_load',
+    'student_weights',
 ]
-
-
-def safe_load(filename: str, map_location: Any = 'cpu') -> dict:
-    """Load a checkpoint through torch's safe unpickler.
-
-    Args:
-        filename: Local path or http(s) URL, which is downloaded once and kept in torch's cache;
-            ``.pth`` by torch, mmengine or timm, or ``.safetensors``.
-        map_location: As in ``torch.load``.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, or would run code. None of it has run.
-    """
-    if re.match(r'https?://', filename):
-        filename = _download(filename)
-    filename = os.path.expanduser(filename)
-    if not os.path.isfile(filename):
-        raise CheckpointError(f'checkpoint {filename!r} does not exist')
-    if filename.endswith('.safetensors'):
-        from safetensors.torch import load_file
-
-        return load_file(filename)
-    try:
-        with torch.serialization.safe_globals(_MMENGINE_GLOBALS):
-            return torch.load(filename, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)|<class '([\w.]+)'>", str(error))
-        reason = f'asks for {wanted[1] or wanted[2]}, which may run' if wanted else 'may hold'
-        raise CheckpointError(f'checkpoint {filename!r} was not loaded: it {reason} code') from None
-    except (RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f'checkpoint {filename!r} is damaged: {reason}') from None
 
 
 def load_weights(model: nn.Module, filename: str) -> None:
@@ -104,8 +51,7 @@ def insert_weights(
     Raises:
         CheckpointError: If weights are missing or left over, or a shape differs.
     """
-    state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
-    state = fit_names(state, model.state_dict().keys())
+    state = fit_names(weights_of(checkpoint, filename), model.state_dict().keys())
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -121,6 +67,54 @@ def insert_weights(
             if kind not in allow:
                 raise CheckpointError(problem)
             print_log(problem, logger='current', level=logging.WARNING)
+
+
+def check_resumable(checkpoint: dict, filename: str) -> None:
+    """Refuse to resume what is no training's checkpoint, and take its config's text out.
+
+    mmengine would run that text as Python, to look for a field that its runners no longer write.
+
+    Raises:
+        CheckpointError: If what resuming reads is missing, or of another type.
+    """
+    meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
+    parts = [
+        ('meta', meta, dict),
+        ('message_hub', hub, dict),
+        *((f'meta.{key}', (meta or {}).get(key), int) for key in ('epoch', 'iter')),
+        *((f'message_hub.{key}', (hub or {}).get(key), dict) for key in _HUB),
+    ]
+    if isinstance(meta, dict) and meta.get('seed') is not None:
+        parts.append(('meta.seed', meta['seed'], int))
+    for name, value, kind in parts:
+        if type(value) is not kind:
+            raise CheckpointError(
+                f'checkpoint {filename!r} cannot be resumed: {name} is '
+                f'{"missing" if value is None else f"a {type(value).__name__}"}, expected '
+                f'{"an" if kind is int else "a"} {kind.__name__}; load_from takes weights alone'
+            )
+    checkpoint['meta'].pop('config', None)
+
+
+_HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
+
+
+@contextmanager
+def mmengine_loads_safely() -> Iterator[None]:
+    """Inside, what mmengine itself loads, for ``init_cfg=dict(type='Pretrained')``, is data too.
+
+    mmengine calls ``torch.load`` as it comes, which runs a file's code in versions before 2.6.
+    """
+    known = dict(CheckpointLoader._schemes)
+    CheckpointLoader.register_scheme(['', 'http://', 'https://'], _load_for_mmengine, force=True)
+    try:
+        yield
+    finally:
+        CheckpointLoader._schemes = known
+
+
+def _load_for_mmengine(filename: str, map_location: str | None = None) -> dict:
+    return {'state_dict': weights_of(safe_load(filename, map_location), filename)}
 
 
 def fit_names(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
@@ -142,19 +136,3 @@ def student_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, weight in state.items()
         if name.startswith('student.')
     }
-
-
-def _download(url: str) -> str:
-    """Local path of a URL's file, fetched by the main process alone."""
-    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
-    path = os.path.join(folder, os.path.basename(url.partition('?')[0]))
-    if is_main_process() and not os.path.isfile(path):
-        os.makedirs(folder, exist_ok=True)
-        # Model zoos put the first digits of the file's SHA-256 at the end of its name.
-        digest = re.search(r'-([0-9a-f]{8,})\.\w+$', path)
-        try:
-            torch.hub.download_url_to_file(url, path, hash_prefix=digest and digest[1])
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(f'checkpoint {url!r} could not be downloaded: {error}') from None
-    barrier()
-    return path

@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
 
@@ -51,11 +51,21 @@ class PlainCheckpointHook(Hook):
         checkpoint.update({key: plain(value) for key, value in checkpoint.items()})
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
-        for name, value in scalars.items():
-            if isinstance(value, dict):
-                history, count = value['log_history'].numpy(), value['count_history'].numpy()
-                scalars[name] = HistoryBuffer(history, count, value['max_length'])
+        hub = checkpoint.get('message_hub')
+        scalars = hub.get('log_scalars') if isinstance(hub, dict) else None
+        if isinstance(scalars, dict):
+            scalars.update({name: _history(value) or value for name, value in scalars.items()})
+
+
+def _history(value: Any) -> HistoryBuffer | None:
+    """mmengine's log history from what :func:`plain` made of it; None if it is something else."""
+    keys = ('log_history', 'count_history', 'max_length')
+    history, count, length = (value.get(key) if isinstance(value, dict) else None for key in keys)
+    if not isinstance(history, Tensor) or not isinstance(count, Tensor) or type(length) is not int:
+        return None
+    if history.ndim != 1 or history.shape != count.shape:
+        return None
+    return HistoryBuffer(history.cpu().numpy(), count.cpu().numpy(), length)
 
 
 @HOOKS.register_module()

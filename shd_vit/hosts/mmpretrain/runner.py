@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.dist import broadcast, is_distributed, is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
@@ -17,7 +18,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.checkpoint import insert_weights, safe_load
+from shd_vit.hosts.mmpretrain.checkpoint import (
+    check_resumable,
+    insert_weights,
+    mmengine_loads_safely,
+    safe_load,
+)
 from shd_vit.hosts.mmpretrain.data_checks import DataCheckHook, reading
 from shd_vit.hosts.mmpretrain.data_loaders import DATA_LOADERS
 from shd_vit.hosts.mmpretrain.hooks import (
@@ -29,6 +35,7 @@ from shd_vit.hosts.mmpretrain.hooks import (
 )
 from shd_vit.hosts.mmpretrain.launch import init_gloo
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
+from shd_vit.hosts.mmpretrain.own_files import forget_foreign_files, latest_checkpoint
 from shd_vit.hosts.mmpretrain.schedule_hook import LossScheduleHook
 from shd_vit.hosts.mmpretrain.weights import has_weights
 
@@ -38,8 +45,8 @@ class DistillRunner(Runner):
     """A Runner for distillation and for the classifiers around it. ``runner_type`` in a config.
 
     - Several processes train with nccl on GPUs and with gloo without.
-    - Checkpoints are written under another name and renamed, hold no code, and are read through
-      torch's safe unpickler. Resuming and testing refuse weights that do not fit.
+    - Checkpoints are written under another name and renamed, hold no code, and are read as data.
+      Resuming and testing refuse weights that do not fit, and remove no files but the run's own.
     - Every epoch is seeded on its own: an interrupted run, resumed, ends like one that was not.
     - Weights of losses that have a schedule follow it.
     - A batch that does not fit the schedule, missing folders, and labels that do not mean the
@@ -48,6 +55,7 @@ class DistillRunner(Runner):
     """
 
     _is_testing = False
+    _load_from: str | None
 
     def setup_env(self, env_cfg: dict) -> None:
         if get_device() == 'cpu':
@@ -66,7 +74,11 @@ class DistillRunner(Runner):
         return MMDistributedDataParallel(model, **{**options, **(model_wrapper_cfg or {})})
 
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
-        super().register_hooks(default_hooks, custom_hooks)
+        hooks = dict(default_hooks or {})
+        saves = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+        if isinstance(saves, dict) and saves.get('type') in ('CheckpointHook', CheckpointHook):
+            hooks['checkpoint'] = dict(saves, type='WholeCheckpointHook')
+        super().register_hooks(hooks, custom_hooks)
         self.register_hook(EpochSeedHook())
         self.register_hook(PlainCheckpointHook())
         self.register_hook(ChannelOrderHook())
@@ -77,7 +89,8 @@ class DistillRunner(Runner):
     def _init_model_weights(self) -> None:
         model = unwrapped(self.model)
         if not has_weights(model):
-            super()._init_model_weights()
+            with mmengine_loads_safely():
+                super()._init_model_weights()
             return
         self.logger.info(f'{type(model).__name__} keeps the weights that its library gave it')
         for tensor in model.state_dict().values():
@@ -148,6 +161,8 @@ class DistillRunner(Runner):
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=()
     ) -> dict:
         checkpoint = safe_load(filename, map_location)
+        if self._resume:
+            check_resumable(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrapped(self.model)
         strict = strict or self._resume or self._is_testing
@@ -157,8 +172,19 @@ class DistillRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
+    def load_or_resume(self) -> None:
+        if self._resume and self._load_from is None and not self._has_loaded:
+            latest = latest_checkpoint(self)
+            self.logger.info(f'Resuming from the latest checkpoint: {latest}.')
+            if latest is None:
+                return
+            self._load_from = latest
+        super().load_or_resume()
+
     def resume(self, filename: str, *args, **kwargs) -> None:
+        self._resume = True  # load_checkpoint is stricter then
         super().resume(filename, *args, **kwargs)
+        forget_foreign_files(self)
         # The sampler was built before the checkpoint told the run's seed.
         sampler: Any = getattr(self.train_dataloader, 'sampler', None)
         if hasattr(sampler, 'seed'):

@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmpretrain.models import HuggingFaceClassifier, TimmClassifier
 
 from shd_vit.hosts.images import Normalisation
-from shd_vit.hosts.mmpretrain.checkpoint import load_weights
+from shd_vit.hosts.mmpretrain.checkpoint import load_weights, mmengine_loads_safely
 from shd_vit.hosts.mmpretrain.model_config import MISSING, ModelConfig
 from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
 
@@ -32,7 +32,8 @@ def initialise(model: Any, config: ModelConfig) -> str:
         return config.checkpoint
     if has_weights(model):
         return _library_source(model, config)
-    model.init_weights()
+    with mmengine_loads_safely():
+        model.init_weights()
     return f'init_cfg {model.init_cfg}' if model.init_cfg else 'random'
 
 

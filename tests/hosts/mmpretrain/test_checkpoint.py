@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from shd_vit.errors import CheckpointError
 from shd_vit.hosts.mmpretrain.checkpoint import fit_names, load_weights, safe_load
-from shd_vit.hosts.mmpretrain.hooks import plain
+from shd_vit.hosts.mmpretrain.hooks import PlainCheckpointHook, plain
 
 
 class Bomb:
@@ -97,7 +97,9 @@ def test_checkpoints_of_stock_mmengine_are_read(tmp_path):
     path = tmp_path / 'stock.pth'
     torch.save(stock, path)
     loaded = safe_load(str(path))
-    assert loaded['message_hub']['log_scalars']['train/loss'].mean() == history.mean()
+    PlainCheckpointHook().after_load_checkpoint(None, loaded)
+    read = loaded['message_hub']['log_scalars']['train/loss']
+    assert isinstance(read, HistoryBuffer) and read.mean() == history.mean()
     assert loaded['meta']['array'].tolist() == [0, 1, 2]
     assert loaded['message_hub']['runtime_info']['x'] == 3.0
 

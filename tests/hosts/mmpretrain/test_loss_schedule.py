@@ -84,7 +84,7 @@ def test_decays_are_those_of_torchs_learning_rates(decay):
 REFUSED = {
     'a number': (5, 'must be a dict of warm_up, decay_from, stop, decay, final'),
     'an unknown key': (dict(warmup=5), r'schedule\.warmup is unknown; allowed are warm_up'),
-    'a negative epoch': (dict(warm_up=-1), r'schedule\.warm_up=-1 must be a finite number, not neg'),
+    'a negative epoch': (dict(warm_up=-1), r'schedule\.warm_up=-1 must be a finite number, not'),
     'no epoch': (dict(stop='ten'), r"schedule\.stop='ten' must be a finite number"),
     'no warm-up': (dict(warm_up=None), r'schedule\.warm_up=None must be a finite number'),
     'true': (dict(stop=True), r'schedule\.stop=True must be a finite number'),
