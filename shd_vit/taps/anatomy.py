@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
-from itertools import takewhile
 from typing import NamedTuple
 
 from torch import nn
 
 from shd_vit.errors import UnsupportedAttention
-from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.family import AttentionFamily
 from shd_vit.taps.norms import FINAL_NORMS, final_norm_of, unknown_norm
+from shd_vit.taps.search import Found, find_attention
 from shd_vit.taps.tokens import Segment, find_segments
-
-_ATTENTION_LIKE = re.compile(r'attention|attn|msa$', re.IGNORECASE)
 
 
 class Layer(NamedTuple):
@@ -27,15 +24,6 @@ class Layer(NamedTuple):
     @property
     def num_heads(self) -> int:
         return self.family.num_heads(self.attn)
-
-
-class Found(NamedTuple):
-    """A module that is attention or is called so, and how it is read or why it cannot be."""
-
-    name: str
-    module: nn.Module
-    family: AttentionFamily | None
-    refusal: str = ''
 
 
 class Anatomy:
@@ -62,11 +50,8 @@ class Anatomy:
         Raises:
             UnsupportedAttention: If there are none, or one that no family reads.
         """
-        outside = {found.name for found in self._outside}
         layers = []
-        for name, module, family, refusal in self._found:
-            if name in outside:
-                continue
+        for name, module, family, refusal in self._attention[0]:
             if family is None:
                 raise UnsupportedAttention(refusal)
             layers.append(Layer(name, module, family))
@@ -79,58 +64,13 @@ class Anatomy:
     @property
     def left_out(self) -> list[str]:
         """Attention that is not among the layers, as 'class at name': an attention pool, say."""
-        return [f'{type(found.module).__name__} at {found.name!r}' for found in self._outside]
+        outside = self._attention[1]
+        return [f'{type(found.module).__name__} at {found.name!r}' for found in outside]
 
     @cached_property
-    def _found(self) -> list[Found]:
-        """All that is attention, or is called so and does not only wrap what is."""
-        found: list[Found] = []
-        inside: str | tuple[()] = ()
-        for name, module in self.model.named_modules():
-            if name.startswith(inside):
-                continue
-            each = self._look_at(name, module)
-            if each is not None:
-                found.append(each)
-                inside = f'{name}.'
-        return found
-
-    def _look_at(self, name: str, module: nn.Module) -> Found | None:
-        try:
-            family = ATTENTION_TAPS.find(name, module)
-        except UnsupportedAttention as error:
-            return Found(name, module, None, str(error))
-        if family is not None:
-            return Found(name, module, family)
-        if not _ATTENTION_LIKE.search(type(module).__name__) or self._knows_inside(name, module):
-            return None
-        cls = f'{type(module).__module__}.{type(module).__qualname__}'
-        refusal = (
-            f'{cls} at {name!r} of the {self.role}: no attention family reads this class; '
-            'add one with @ATTENTION_TAPS.register(...)'
-        )
-        return Found(name, module, None, refusal)
-
-    def _knows_inside(self, name: str, module: nn.Module) -> bool:
-        """Whether a module only wraps attention that is known, or holds nothing to tap."""
-        inside = [(child, m) for child, m in module.named_modules() if child]
-        found = (self._look_at(f'{name}.{child}', m) for child, m in inside)
-        is_empty = not inside and not list(module.parameters())
-        return is_empty or any(each is not None for each in found)
-
-    @cached_property
-    def _outside(self) -> list[Found]:
-        """What stands in no list of blocks, of a model that has attention in one."""
-        parents = [found.name.split('.')[:-1] for found in self._found]
-        # What all share, such as the '0' of a wrapper that numbers its parts, is no list of blocks.
-        shared = len(
-            list(takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False)))
-        )
-        listed = [any(part.isdigit() for part in names[shared:]) for names in parents]
-        each = list(zip(self._found, listed, strict=True))
-        if not any(is_listed and found.family is not None for found, is_listed in each):
-            return []
-        return [found for found, is_listed in each if not is_listed]
+    def _attention(self) -> tuple[list[Found], list[Found]]:
+        """In lists of blocks, and outside."""
+        return find_attention(self.model, self.role)
 
     @property
     def depth(self) -> int:

@@ -93,16 +93,24 @@ def check_data(datasets: dict[str, Any], classes: int | None) -> None:
     names = {loader: _Names.of(dataset) for loader, dataset in datasets.items()}
     train = names.get('train_dataloader')
     for loader, dataset in datasets.items():
-        own = names[loader]
-        if classes is not None:
-            if own.classes and len(own.classes) != classes:
-                raise ConfigError(
-                    f"the model's head has num_classes={classes}, but {loader} has "
-                    f'{len(own.classes):,} classes: {listed(own.classes)}'
-                )
-            _check_labels(dataset, loader, classes)
+        own, place = names[loader], _place(loader, dataset)
         if train and loader == 'val_dataloader':
-            train.check_same(own, 'train_dataloader', loader)
+            train.check_same(own, _place('train_dataloader', datasets['train_dataloader']), place)
+        if classes is None:
+            continue
+        if own.classes and len(own.classes) != classes:
+            raise ConfigError(
+                f"the model's head has num_classes={classes}, but {place} has "
+                f'{len(own.classes):,} classes: {listed(own.classes)}'
+            )
+        _check_labels(dataset, loader, classes)
+
+
+def _place(loader: str, dataset: Any) -> str:
+    """A loader's name, and the file or folder that it reads."""
+    place = getattr(dataset, 'path', None) or getattr(dataset, 'data_prefix', None)
+    place = place.get('img_path') if isinstance(place, dict) else place
+    return f'{loader} ({place})' if place else loader
 
 
 def number_of_classes(model: nn.Module) -> int | None:

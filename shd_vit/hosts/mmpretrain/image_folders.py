@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import wraps
 from typing import Any
 
@@ -40,7 +41,7 @@ def _find_samples(self: Any) -> list[tuple[str, int]]:
     found = scan_images(self.img_prefix, self.extensions)
     found.check()
     if found.left_out():
-        print_log(f'{found.root}: {found.left_out()}', 'current', 'WARNING')
+        print_log(f'{found.root}: {found.left_out()}', 'current', logging.WARNING)
     names = list(found.files)
     classes = self.CLASSES
     if classes is None:
