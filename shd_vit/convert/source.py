@@ -12,7 +12,7 @@ from shd_vit.convert.architecture import Architecture
 from shd_vit.convert.facts import Facts
 from shd_vit.convert.models import build_model, put_in
 from shd_vit.convert.weights import library_of, to_timm
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, ShdVitError
 
 # Arguments of a timm model that a checkpoint may note beside the sizes that its weights have, and
 # those that make no other model of it.
@@ -83,10 +83,18 @@ def model_of_config(path: str, option: str) -> nn.Module:
 
     from shd_vit.hosts.mmpretrain.model_config import read_model_config
 
-    model = read_model_config(path, option).model
-    if model.get('pretrained') is True:  # of timm's and Hugging Face's: weights come from elsewhere
-        model['pretrained'] = False
-    return MODELS.build(model)
+    try:
+        model = read_model_config(path, option).model
+        if model.get('pretrained') is True:  # of timm's and Hugging Face's, which would fetch them
+            model['pretrained'] = False
+        return MODELS.build(model)
+    except ShdVitError:
+        raise
+    except Exception as error:  # a config is code: of any kind
+        reason = (str(error).strip().splitlines() or [''])[0][:300]
+        raise ConfigError(
+            f'{option}={path!r} cannot be built: {type(error).__name__}: {reason}'
+        ) from None
 
 
 def _timm_model(state: dict[str, Tensor], name: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -219,10 +219,30 @@ def test_the_model_that_a_timm_script_notes(tmp_path, monkeypatch, capsys):
             convert_it(**noted)
 
 
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('x = (', 'SyntaxError'),
+        ("model = dict(type='Gone')", 'Gone'),
+        ("model = dict(type='TimmClassifier', model_name='gone')", 'gone'),
+        ('x = 1', "has neither 'type' nor 'config'"),
+    ],
+)
+def test_configs_that_cannot_be_built(content, message, trained, tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    config.write_text(content)
+    for options in (('s.pth', '--to', 'timm', '--config'), ('s.onnx', '--onnx')):
+        with pytest.raises(ConfigError, match=message) as raised:
+            run_tool('export_student', monkeypatch, trained[0], tmp_path / options[0],
+                     *options[1:], config)  # fmt: skip
+        assert '\n' not in str(raised.value)
+
+
 @torch.no_grad()
 def test_what_timms_saver_writes_is_converted_as_it_is(tmp_path, monkeypatch, capsys):
     """Model, sizes and the average, from a Namespace of a script's options."""
-    pytest.importorskip('shd_vit.checkpoint', reason='a Namespace is data to its reader')
+    if not (ROOT / 'shd_vit/checkpoint').is_dir():
+        pytest.skip('a Namespace is data to the reader of that package alone')
     model, averaged = (timm_student(num_heads=12) for _ in range(2))
     kwargs = dict(patch_size=8, embed_dim=24, depth=2, num_heads=12, mlp_ratio=2.0)
     args = Namespace(model='vit_tiny_patch16_224', img_size=32, model_kwargs=kwargs, lr=1e-3)
