@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shd_vit.checkpoint.containers import read_legacy, read_zip
-from shd_vit.checkpoint.values import Refused
+from shd_vit.checkpoint.plain import Refused
 from shd_vit.errors import CheckpointError
 
 __all__ = ['is_whole', 'safe_load', 'weights_of']

@@ -11,8 +11,10 @@ from typing import Any, BinaryIO
 
 import torch
 
+from shd_vit.checkpoint.plain import Refused, check_plain
+from shd_vit.checkpoint.tensors import Storage, from_bytes
 from shd_vit.checkpoint.unpickler import Unpickler
-from shd_vit.checkpoint.values import Refused, Storage, Values, check_plain, from_bytes
+from shd_vit.checkpoint.values import Values
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _COPIES = 16  # of a value, through references; real checkpoints share a tuple here and there

@@ -14,7 +14,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from shd_vit.checkpoint.values import KEYS, Refused, Values
+from shd_vit.checkpoint.plain import KEYS, Refused
+from shd_vit.checkpoint.values import Values
 
 _CONSTANTS: dict[bytes, Callable[[], Any]] = {
     pickle.NONE: lambda: None,

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from shd_vit.errors import ConfigError
+from shd_vit.errors import CheckpointError, ConfigError, ShdVitError
 from shd_vit.hosts.mmpretrain.checkpoint import (
     check_resumable,
     insert_weights,
@@ -183,7 +183,14 @@ class DistillRunner(Runner):
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         self._resume = True  # load_checkpoint is stricter then
-        super().resume(filename, *args, **kwargs)
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ShdVitError:
+            raise
+        except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Models, optimisers and data are built: this is the checkpoint's optimiser or schedule.
+            reason = ' '.join(str(error).split())[:300]
+            raise CheckpointError(f'checkpoint {filename!r} cannot be resumed: {reason}') from error
         forget_foreign_files(self)
         # The sampler was built before the checkpoint told the run's seed.
         sampler: Any = getattr(self.train_dataloader, 'sampler', None)

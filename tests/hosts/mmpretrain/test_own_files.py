@@ -166,6 +166,17 @@ def test_resuming_says_what_has_another_type(meta, message, data, work):
         run(data, work, resume=True).train()
 
 
+@pytest.mark.parametrize('part', ['optimizer', 'param_schedulers'])
+def test_resuming_says_that_the_optimiser_does_not_fit(part, data, work):
+    checkpoint = torch.load(work / 'epoch_2.pth', weights_only=True)
+    wrong = dict(optimizer=dict(state={}, param_groups=[dict(params=[0])]), param_schedulers=[1, 2])
+    checkpoint[part] = wrong[part]
+    torch.save(checkpoint, work / 'epoch_2.pth')
+    with pytest.raises(CheckpointError, match=r"epoch_2.pth' cannot be resumed: ") as caught:
+        run(data, work, resume=True).train()
+    assert '\n' not in str(caught.value)
+
+
 class Bomb:
     def __init__(self, path):
         self.path = path
