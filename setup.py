@@ -16,7 +16,7 @@ EXTRAS = {
     # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
     'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
     'onnx': ['onnx>=1.23', 'onnxruntime>=1.32', 'onnxscript>=0.7'],
-    'figures': ['matplotlib>=3.11'],
+    'lab': ['matplotlib>=3.11', 'scipy>=1.17'],
     'docs': ['mkdocs-material>=9.8', 'mkdocstrings-python>=2.0'],
     'dev': [
         'hypothesis>=6.100',
@@ -31,7 +31,8 @@ EXTRAS = {
         'transformers>=5.23',
     ],
 }
-EXTRAS['dev'] += EXTRAS['docs'] + EXTRAS['figures'] + EXTRAS['onnx']
+EXTRAS['figures'] = EXTRAS['lab']  # its name of before
+EXTRAS['dev'] += EXTRAS['docs'] + EXTRAS['lab'] + EXTRAS['onnx']
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
 
 # Beside caches, scripts that set up and test a clone.

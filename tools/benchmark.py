@@ -1,8 +1,7 @@
-"""What Squeezing-Heads Distillation costs on this machine: time, memory, growth; and tap accuracy.
+"""What Squeezing-Heads Distillation costs on this machine: time, memory and growth.
 
 Whatever is compared runs in turns in one process, each turn after the other's; figures are medians,
-ratios are medians of the ratios of a turn. The yardstick is a literal transcription of the paper
-(tests/references.py), so this runs from a clone of the repository.
+ratios are medians of the ratios of a turn. The yardstick is a literal transcription of the paper.
 
 python tools/benchmark.py                      # everything, about six minutes on two cores
 python tools/benchmark.py step --rounds 20     # one part
@@ -12,7 +11,6 @@ python tools/benchmark.py --json b.json --plot b.svg --markdown b.md
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import resource
@@ -28,31 +26,28 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from report import ROOT, Table, environment, environment_table, from_tests, in_turns, show
 from rich.progress import track
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 from shd_vit.functional.compiler import compiler_error
-from shd_vit.hosts.mmpretrain.cli import run_tool
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
+from shd_vit.lab.figures import check_output, pyplot
+from shd_vit.lab.models import record
+from shd_vit.lab.report import Table, environment, environment_table, in_turns, show, write_json
+from shd_vit.lab.yardstick import LiteralSHDLoss
 from shd_vit.losses import ModelOutput, SHDLoss
+from shd_vit.shipped import shipped
 from shd_vit.taps import AttentionTap
 
-PARTS = ('step', 'memory', 'growth', 'families')
+PARTS = ('step', 'memory', 'growth')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TOKENS = (65, 197, 401, 577, 785)
 HEADS = ((6, 3), (12, 3), (16, 6), (25, 16))
 MIB = 2**20
-
-
-class LiteralSHDLoss(SHDLoss):
-    """The yardstick in the place of SHDLoss."""
-
-    def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: tuple) -> Tensor:
-        return from_tests('references').literal_shd(student, teacher, self.temperature)
 
 
 def main() -> None:
@@ -76,19 +71,21 @@ def main() -> None:
     if wrong:
         raise ConfigError(f'no part {wrong.pop()!r}: allowed are {", ".join(PARTS)}')
     parts = args.parts or PARTS
+    out = check_output(args.plot) if args.plot else None
+    if out and set(parts) == {'memory'}:
+        raise ConfigError('--plot draws growth and step: measure at least one of them')
 
     keep_freed_memory()
     works = compiler_error(DEVICE) or 'torch.compile works'
     results = {'environment': dict(environment(), compiler=works)}
-    measure = dict(step=step, memory=memory, growth=growth, families=families)
+    measure = dict(step=step, memory=memory, growth=growth)
     for part in parts:
         results[part] = measure[part](args)
     tables = [table for part in ('environment', *parts) for table in TABLES[part](results[part])]
     show(tables, args.markdown)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + '\n')
-    if args.plot:
-        plot(results, args.plot)
+    write_json(results, args.json)
+    if out:
+        plot(results, out)
 
 
 # --- Time and memory of a training step, forward and backward ---------------------------
@@ -137,7 +134,7 @@ def memory(args: argparse.Namespace) -> dict[str, dict]:
     for name in ('+ SHD, eager', '+ SHD, literal'):
         model = _distiller(VARIANTS[name]())
         for batch in (8, args.batch):
-            outputs = _outputs(model, _batch(batch)[0])
+            outputs = record(model, _batch(batch)[0])
             kept, largest = _kept_and_largest(model.losses['shd'], outputs)
             qk = sum(t.nbytes for tap in outputs[0].attention.values() for t in tap[:2])
             results[f'{name} at batch {batch}'] = dict(
@@ -190,7 +187,7 @@ def _kept_and_largest(loss: SHDLoss, outputs: tuple) -> tuple[int, int]:
 
 def _distiller(shd: SHDLoss | None) -> torch.nn.Module:
     """The paper's pair with ViTKD and NKD, and this SHD loss if there is one."""
-    cfg = Config.fromfile(ROOT / 'configs/deit_tiny_vitkd_nkd.py').model
+    cfg = Config.fromfile(shipped('configs') / 'deit_tiny_vitkd_nkd.py').model
     cfg.teacher.checkpoint = cfg.train_cfg = None
     if shd is not None:
         cfg.losses.shd = dict(type='SHDLoss')
@@ -208,12 +205,8 @@ def _batch(size: int) -> tuple[Tensor, list[DataSample]]:
     return images, [DataSample().set_gt_label(i).to(DEVICE) for i in range(size)]
 
 
-def _outputs(model: torch.nn.Module, images: Tensor) -> tuple[ModelOutput, ModelOutput]:
-    return ModelOutput.of(model.student, model.student_bank, images), model._teacher(images)
-
-
 def _loss_and_gradient(model: torch.nn.Module, images: Tensor) -> tuple[float, Tensor]:
-    value = model.losses['shd'](*_outputs(model, images), None)
+    value = model.losses['shd'](*record(model, images), None)
     leaves = [p for n, p in model.student.named_parameters() if n.endswith('qkv.weight')]
     return value.item(), torch.cat([g.flatten() for g in torch.autograd.grad(value, leaves)])
 
@@ -275,28 +268,6 @@ def _tap(batch: int, tokens: int, heads: int, learns: bool) -> AttentionTap:
     return AttentionTap(q, k, v, torch.randn(64 * heads, 64 * heads, device=DEVICE), 0.125)
 
 
-# --- Families ---------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def families(args: argparse.Namespace) -> dict[str, float]:
-    """Largest difference between a tapped and the actual map entry, over all layers."""
-    zoo, tap_tests = from_tests('taps.zoo'), from_tests('taps.test_families')
-    worst = {}
-    for name, build in track(zoo.ZOO.items(), 'families', transient=True):
-        torch.manual_seed(0)
-        case = build()
-        case.model.eval()
-        taps, _ = tap_tests.tapped(case)
-        with zoo.actual_maps(case.model) as maps:
-            case.run(case.model)
-        worst[name] = max(
-            (tap_tests.maps_of(tap).double() - actual)[tap_tests.rows_of(tap)].abs().max().item()
-            for tap, actual in zip(taps, maps, strict=True)
-        )
-    return worst
-
-
 # --- Showing ---------------------------------------------------------------------------
 
 
@@ -338,26 +309,13 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = dict(
     step=_step_table,
     memory=_memory_table,
     growth=_growth_table,
-    families=lambda r: [
-        (
-            'Largest difference between tapped and actual attention',
-            [['family', 'difference'], *([name, f'{worst:.0e}'] for name, worst in r.items())],
-        )
-    ],
 )
 
 
-def plot(results: dict, path: str) -> None:
+def plot(results: dict, path: Path) -> None:
     """Time against tokens and head ratios, and of a step."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
     shown = [part for part in ('growth', 'step') if part in results]
-    if not shown:
-        raise ConfigError('--plot draws growth and step: measure at least one of them')
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         1, len(shown) + ('growth' in shown), figsize=(4.5 * (len(shown) + 1), 3.8), squeeze=False
     )
     axes = list(axes[0])

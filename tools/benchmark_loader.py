@@ -13,7 +13,6 @@ python tools/benchmark_loader.py --json b.json --plot b.svg --markdown b.md
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -30,19 +29,21 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from PIL import Image
-from report import ROOT, Table, environment, environment_table, from_tests, show
 from rich.progress import track
 from torch.utils.data import DataLoader
 
 import shd_vit  # noqa: F401  (registers)
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.cli import run_tool
 from shd_vit.hosts.mmpretrain.ffcv_loader import FFCVLoader
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
 from shd_vit.hosts.mmpretrain.runner import DistillRunner
+from shd_vit.lab.figures import check_output, pyplot
+from shd_vit.lab.report import Table, environment, environment_table, show, write_json
+from shd_vit.shipped import shipped
 
-PARTS = ('speed', 'start', 'operations')
-RECIPE = ROOT / 'configs/_base_/datasets/imagenet_folder.py'
+PARTS = ('speed', 'start')
+RECIPE = shipped('configs') / '_base_/datasets/imagenet_folder.py'
 CROP_AND_FLIP = ('RandomResizedCrop', 'RandomFlip')
 CEILING = 'turbojpeg decoding alone'
 YARDSTICK = 'mmpretrain DataLoader, DeiT recipe'
@@ -75,20 +76,21 @@ def main() -> None:
     if args.images < args.batch:
         raise ConfigError(f'--images {args.images} make no batch of --batch {args.batch}')
     parts = args.parts or PARTS
+    out = check_output(args.plot) if args.plot else None
+    if out and 'speed' not in parts:
+        raise ConfigError('--plot draws images a second: measure speed')
 
     keep_freed_memory()
     results = {'environment': dict(environment(), workers=args.workers)}
     with tempfile.TemporaryDirectory() as folder:
-        if {'speed', 'start'} & set(parts):
-            results['environment'].update(make_data(Path(folder), args.images))
-        measure = dict(speed=speed, start=start, operations=operations)
+        results['environment'].update(make_data(Path(folder), args.images))
+        measure = dict(speed=speed, start=start)
         for part in parts:
             results[part] = measure[part](Path(folder), args)
     show([table for part in results for table in TABLES[part](results[part])], args.markdown)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + '\n')
-    if args.plot:
-        plot(results, args.plot)
+    write_json(results, args.json)
+    if out:
+        plot(results, out)
 
 
 # --- Data ---------------------------------------------------------------------------------
@@ -104,8 +106,8 @@ def make_data(folder: Path, count: int) -> dict[str, str]:
         file = folder / f'source/{index % 10:02}/{index:05}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         _picture(photographs[index % len(photographs)], rng).save(file, compress_level=1)
-    write = [sys.executable, ROOT / 'tools/data/write_ffcv.py', folder / 'images.beton']
-    subprocess.run([*write, '--imagenet-folder', folder / 'source'], check=True, cwd=ROOT)
+    write = [sys.executable, shipped('tools') / 'data/write_ffcv.py', folder / 'images.beton']
+    subprocess.run([*write, '--imagenet-folder', folder / 'source'], check=True)
 
     sizes = []
     with Beton(str(folder / 'images.beton')) as beton:
@@ -351,40 +353,6 @@ def first_batch(name: str, folder: str, args: argparse.Namespace) -> float:
     return time.perf_counter() - started
 
 
-def operations(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Grey levels between an operation and Pillow's, over photographs and parameters.
-
-    ``mean`` is the worst mean of an image, ``max`` the worst pixel; the same for mmpretrain's
-    operations, which are OpenCV's.
-    """
-    from shd_vit.data.transforms.geometry import resize_box
-
-    photographs = [photograph[:300, :400].copy() for photograph in _photographs()[:4]]
-    results: dict[str, dict[str, float]] = {}
-
-    def compare(name: str, key: str, image: np.ndarray, pillow: np.ndarray) -> None:
-        difference = np.abs(image.astype(int) - pillow)
-        row = results.setdefault(name, {})
-        for what, value in (('mean', difference.mean()), ('max', difference.max())):
-            row[f'{key}_{what}'] = max(row.get(f'{key}_{what}', 0.0), float(value))
-
-    bicubic = Image.Resampling.BICUBIC
-    for photograph in photographs:
-        for top, left, height, width in ((0, 0, 300, 400), (13, 57, 250, 190), (99, 5, 60, 80)):
-            box = np.ascontiguousarray(photograph[top : top + height, left : left + width])
-            expected = np.asarray(Image.fromarray(box).resize((224, 224), bicubic))
-            ours = resize_box(photograph, top, left, height, width, (224, 224))
-            compare('crop and resize', 'ours', ours, expected)
-    for case in track(
-        list(from_tests('data.transforms.oracles').cases()), description='operations'
-    ):
-        for photograph in photographs:
-            expected = case.pillow(photograph)
-            compare(case.name, 'ours', case.ours(photograph), expected)
-            compare(case.name, 'mmpretrain', case.mmpretrain(photograph), expected)
-    return results
-
-
 # --- Tables and plot ----------------------------------------------------------------------
 
 
@@ -402,38 +370,20 @@ def _speed_table(results: dict) -> list[Table]:
     return [('Images a second', rows)]
 
 
-def _operations_table(results: dict) -> list[Table]:
-    rows = [['grey levels from Pillow', 'mean', 'max', "mmpretrain's mean", "mmpretrain's max"]]
-    for name, r in results.items():
-        theirs = ['', '']
-        if 'mmpretrain_max' in r:
-            theirs = [f'{r["mmpretrain_mean"]:.3f}', f'{r["mmpretrain_max"]:.0f}']
-        rows.append([name, f'{r["ours_mean"]:.4f}', f'{r["ours_max"]:.0f}', *theirs])
-    return [('Operations', rows)]
-
-
 TABLES: dict[str, Callable[[dict], list[Table]]] = dict(
     environment=lambda r: [environment_table(r)],
     speed=_speed_table,
     start=lambda r: [
         ('Seconds to the first batch', [['', 's'], *([k, f'{v:.1f}'] for k, v in r.items())])
     ],
-    operations=_operations_table,
 )
 
 
-def plot(results: dict, path: str) -> None:
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    if 'speed' not in results:
-        raise ConfigError('--plot draws images a second: measure speed')
+def plot(results: dict, path: Path) -> None:
     names = list(results['speed'])
     values = [results['speed'][name]['images_per_second'] for name in names]
     colours = ['tab:green' if name.startswith('shd_vit') else 'tab:gray' for name in names]
-    figure, axis = plt.subplots(figsize=(8, 3))
+    figure, axis = pyplot().subplots(figsize=(8, 3))
     bars = axis.barh(names, values, color=colours)
     axis.bar_label(bars, fmt='{:,.0f}', padding=3)
     axis.invert_yaxis()

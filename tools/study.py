@@ -33,10 +33,9 @@ import signal
 import sys
 from pathlib import Path
 
-from report import as_markdown, environment
-
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.lab.report import as_markdown, environment
 from shd_vit.lab.study import Cell, Launcher, Study, read_study, resolve, run_cells
 from shd_vit.lab.study.cell import write_json
 from shd_vit.lab.study.figure import draw

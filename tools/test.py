@@ -4,7 +4,7 @@ import mmengine
 from mmengine.evaluator import DumpResults
 
 import shd_vit  # noqa: F401  (registers)
-from shd_vit.hosts.mmpretrain.cli import build_runner, config_parser, read_config, run_tool
+from shd_vit.hosts.mmpretrain.cli import build_runner, config_of, config_parser, run_tool
 from shd_vit.hosts.mmpretrain.model_config import plain_classifier
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     # The student alone: no teacher is built, and an exported student fits as well.
-    cfg = plain_classifier(read_config(args))
+    cfg = plain_classifier(config_of(args))
     cfg.load_from = args.checkpoint
 
     runner = build_runner(cfg)

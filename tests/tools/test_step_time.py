@@ -80,7 +80,7 @@ def test_ratios_are_of_rounds(tool, monkeypatch):
 
 def test_turns_are_taken_and_the_first_does_not_count(tool, monkeypatch):
     clock, order = [0.0], []
-    monkeypatch.setattr('report.time.perf_counter', lambda: clock[0])
+    monkeypatch.setattr('shd_vit.lab.report.time.perf_counter', lambda: clock[0])
 
     def run(name, seconds):
         order.append(name)

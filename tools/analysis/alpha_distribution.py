@@ -9,31 +9,18 @@ python tools/analysis/alpha_distribution.py configs/fashion_mnist/shd.py --out a
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.cli import run_tool
-from shd_vit.lab import (
-    collect_alphas,
-    distiller_config,
-    image_batches,
-    load_distiller,
-    outside,
-    student_heads,
-    summarise,
-    teacher_parser,
-)
-from shd_vit.lab.alphas import Alphas
+from shd_vit.lab.alphas import Alphas, collect_alphas, outside, summarise
 from shd_vit.lab.figures import COLORS, check_output, pyplot
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from report import Table, show
+from shd_vit.lab.images import image_batches
+from shd_vit.lab.models import distiller_config, load_distiller, student_heads, teacher_parser
+from shd_vit.lab.report import Table, show, write_json
 
 # Panels side by side, for up to so many layers.
 COLUMNS = ((2, 4), (3, 12), (4, 32), (6, math.inf))
@@ -45,7 +32,6 @@ def main() -> None:
     args = _parse()
     if args.temperature is not None and not args.temperature > 0:
         raise ConfigError(f'--temperature {args.temperature} must be above 0')
-    warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     out = check_output(args.out)
     cfg = distiller_config(args)
     distiller = load_distiller(cfg, args.checkpoint)
@@ -55,7 +41,7 @@ def main() -> None:
     preprocessor = distiller.data_preprocessor
     batches = image_batches(cfg, args.split, args.images, args.batch, preprocessor)
     tokens = loss.alignment.teacher
-    alphas = collect_alphas(distiller._teacher, batches, heads, temperature, tokens)
+    alphas = collect_alphas(distiller, batches, heads, temperature, tokens)
 
     rows = [
         dict(layer=layer, pair=pair, images=len(values), **summarise(values))
@@ -65,7 +51,7 @@ def main() -> None:
     everything = np.concatenate([v for pairs in alphas.values() for v in pairs.values()])
     results = dict(
         config=args.config,
-        checkpoint=distiller._checkpoints[1] if not args.checkpoint else args.checkpoint,
+        checkpoint=args.checkpoint or cfg.model.teacher.checkpoint,
         split=args.split,
         heads=heads,
         temperature=temperature,
@@ -73,8 +59,7 @@ def main() -> None:
         pairs=rows,
     )
     show([_table(results)])
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + '\n')
+    write_json(results, args.json)
     draw(alphas, results, out)
 
 

@@ -11,42 +11,30 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.mmpretrain.checkpoint import load_weights
-from shd_vit.hosts.mmpretrain.cli import run_tool
 from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
-from shd_vit.lab import (
-    LayerMaps,
-    Query,
-    analysis_parser,
-    distiller_config,
-    layer_maps,
-    load_distiller,
-    one_image,
-    shown_image,
-)
 from shd_vit.lab.figures import check_output
+from shd_vit.lab.images import one_image, shown_image
+from shd_vit.lab.maps import LayerMaps, layer_maps
 from shd_vit.lab.maps_figure import alpha_text, draw, rows_of
-from shd_vit.losses import ModelOutput
+from shd_vit.lab.models import analysis_parser, distiller_config, load_distiller, record
+from shd_vit.lab.query import Query
+from shd_vit.lab.report import Table, show
 from shd_vit.pairing.layers import Pairs
 from shd_vit.taps import Anatomy, AttentionTap
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from report import Table, show
 
 
 def main() -> None:
     args = _parse()
     out, students = check_output(args.out), _students(args.students)
     query = None if args.query == 'none' else Query.parse(args.query)
-    warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     cfg = distiller_config(args)
     image = one_image(cfg, args.image)
     distiller = load_distiller(cfg, args.teacher)
@@ -55,8 +43,8 @@ def main() -> None:
     inputs = distiller.data_preprocessor(dict(inputs=[image]))['inputs']
 
     kept = loss.alignment
-    teacher = distiller._teacher(inputs).attention
-    recorded = {name: _record(distiller, file, inputs) for name, file in students.items()}
+    teacher = record(distiller, inputs)[1].attention
+    recorded = {name: _student(distiller, file, inputs) for name, file in students.items()}
     prefix = kept.prefix
     if prefix is None and query is not None:  # their number may be known where names are not
         prefix = ('unknown',) * Anatomy(distiller.teacher, 'teacher').num_prefix_tokens
@@ -137,13 +125,13 @@ def _pairs(layer: str, pairs: Pairs) -> Pairs:
 
 
 @torch.no_grad()
-def _record(distiller: ViTDistiller, file: str, inputs: Tensor) -> dict[int, AttentionTap]:
+def _student(distiller: ViTDistiller, file: str, inputs: Tensor) -> dict[int, AttentionTap]:
     """Taps by layer of the student with the weights of a file, or with its own."""
     student = distiller.student
     initial = copy.deepcopy(student.state_dict())
     if file != 'init':
         load_weights(student, file)
-    taps = ModelOutput.of(student, distiller.student_bank, inputs).attention
+    taps = record(distiller, inputs)[0].attention
     student.load_state_dict(initial)
     return taps
 

@@ -11,32 +11,28 @@ python tools/analysis/reconstruction.py configs/fashion_mnist/shd.py --temperatu
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from rich.progress import track
 
-from shd_vit.distillation.teacher import FrozenTeacher
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 from shd_vit.functional import attention_maps
-from shd_vit.hosts.mmpretrain.cli import run_tool
-from shd_vit.lab import (
+from shd_vit.lab.figures import COLORS, check_output, pyplot
+from shd_vit.lab.images import image_batches
+from shd_vit.lab.models import (
     distiller_config,
-    image_batches,
     load_distiller,
     student_heads,
     teacher_parser,
+    teacher_taps,
 )
-from shd_vit.lab.figures import COLORS, check_output, pyplot
 from shd_vit.lab.reconstruction import constrained_maps, squared_errors, unconstrained_maps
+from shd_vit.lab.report import Table, show, write_json
 from shd_vit.merging import MERGING_STRATEGIES, MergingStrategy
 from shd_vit.taps import AttentionTap, TapBank
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from report import Table, show
 
 STRATEGIES = ('hard', 'constant', 'head_matching', 'linear', 'simplex')
 BEST = ('best map', 'best matrix')
@@ -49,35 +45,30 @@ def main() -> None:
     args = _parse()
     if not all(t > 0 for t in args.temperature):
         raise ConfigError(f'--temperature {args.temperature} must all be above 0')
-    warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     out = check_output(args.out) if args.out else None
     cfg = distiller_config(args)
     distiller = load_distiller(cfg, args.checkpoint)
-    bank = TapBank(distiller.teacher, role='teacher')
-    teacher = FrozenTeacher(distiller.teacher, bank, distiller._teacher.renormalise)
-    teacher.is_ready = True
     heads = args.heads or student_heads(distiller)
-    strategies = make_strategies(bank, heads)
-
     count = args.images
     batches = image_batches(cfg, args.split, 2 * count, args.batch, distiller.data_preprocessor)
-    images = torch.cat(list(batches))
-    matching, measured = images[:-count].split(args.batch), images[-count:].split(args.batch)
-    observe(strategies, teacher, matching)
     results = {}
-    for temperature in args.temperature:
-        label = f'T_a = {temperature:g}'
-        losses = {}
-        for batch in track(measured, label, transient=True):
-            for key, value in measure(teacher, batch, strategies, heads, temperature).items():
-                losses[key] = losses.get(key, 0) + value
-        results[label] = relative(losses)
+    with teacher_taps(distiller) as (bank, taps_of):
+        strategies = make_strategies(bank, heads)
+        images = torch.cat(list(batches))
+        matching, measured = images[:-count].split(args.batch), images[-count:].split(args.batch)
+        observe(strategies, map(taps_of, matching))
+        for temperature in args.temperature:
+            label = f'T_a = {temperature:g}'
+            losses: Losses = {}
+            for batch in track(measured, label, transient=True):
+                new = measure(taps_of(batch), strategies, heads, temperature)
+                losses = {key: losses.get(key, 0) + value for key, value in new.items()}
+            results[label] = relative(losses)
 
     tables = [_by_layer(label, values) for label, values in results.items()]
     tables.append(_by_temperature(results))
     show(tables, args.markdown)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + '\n')
+    write_json(results, args.json)
     if out:
         draw(args.temperature, results, out)
 
@@ -103,28 +94,29 @@ def make_strategies(bank: TapBank, heads: int) -> dict[str, list[MergingStrategy
     return strategies
 
 
-def observe(strategies: dict[str, list[MergingStrategy]], teacher: FrozenTeacher, batches) -> None:
-    """Show images to the strategies that ask for them."""
-    for members in strategies.values():
-        for strategy in members:
-            if not strategy.is_settled:
-                for images in batches:
-                    for layer, tap in teacher(images).attention.items():
-                        strategy.observe(tap, (layer, layer))
-                strategy.settle()
+def observe(
+    strategies: dict[str, list[MergingStrategy]], batches: Iterable[dict[int, AttentionTap]]
+) -> None:
+    """Show the teacher's taps to the strategies that ask for them."""
+    asking = [s for members in strategies.values() for s in members if not s.is_settled]
+    for taps in batches if asking else ():
+        for layer, tap in taps.items():
+            for strategy in asking:
+                strategy.observe(tap, (layer, layer))
+    for strategy in asking:
+        strategy.settle()
 
 
 @torch.no_grad()
 def measure(
-    teacher: FrozenTeacher,
-    images: torch.Tensor,
+    taps: dict[int, AttentionTap],
     strategies: dict[str, list[MergingStrategy]],
     heads: int,
     temperature: float,
 ) -> Losses:
     """Squared errors and norms of a batch, summed."""
     losses = {}
-    for layer, tap in teacher(images).attention.items():
+    for layer, tap in taps.items():
         tap = AttentionTap(*(x.double() if torch.is_tensor(x) else x for x in tap))
         maps = attention_maps(tap.q, tap.k, tap.scale, temperature, tap.bias)
         for name, members in strategies.items():

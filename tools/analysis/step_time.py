@@ -12,13 +12,10 @@ python tools/analysis/step_time.py a=A.py b=B.py --batch 32 --json steps.json --
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -28,11 +25,10 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 import shd_vit  # noqa: F401  (registers)
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.cli import build_runner, read_config, run_tool
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from report import Table, environment, environment_table, in_turns, show
+from shd_vit.hosts.mmpretrain.cli import build_runner, read_config
+from shd_vit.lab.report import Table, environment, environment_table, in_turns, show, write_json
 
 MIB = 2**20
 
@@ -69,9 +65,7 @@ def main() -> None:
         results = measure(runners, batch, args)
     machine = dict(environment(), images_a_step=batch)
     show([environment_table(machine), step_table(results)], args.markdown)
-    if args.json:
-        values = dict(environment=machine, step_time=results)
-        Path(args.json).write_text(json.dumps(values, indent=1) + '\n')
+    write_json(dict(environment=machine, step_time=results), args.json)
 
 
 def read_configs(args: argparse.Namespace) -> dict[str, Config]:
@@ -81,10 +75,7 @@ def read_configs(args: argparse.Namespace) -> dict[str, Config]:
         name, equals, path = pair.partition('=')
         if not (name and equals) or name in configs:
             raise ConfigError(f'{pair!r}: expected NAME=CONFIG, each name once')
-        single = argparse.Namespace(
-            config=path, cfg_options=args.cfg_options, launcher='none', work_dir=None, local_rank=0
-        )
-        configs[name] = read_config(single)
+        configs[name] = read_config(path, args.cfg_options)
     return configs
 
 

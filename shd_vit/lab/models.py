@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config, DictAction
@@ -10,11 +13,14 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
+from torch import Tensor
 
+from shd_vit.distillation.teacher import FrozenTeacher
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.mmpretrain.cli import read_config
 from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
-from shd_vit.taps import Anatomy
+from shd_vit.pairing import ModelOutput
+from shd_vit.taps import Anatomy, AttentionTap, TapBank
 
 
 def analysis_parser(description: str) -> argparse.ArgumentParser:
@@ -30,7 +36,6 @@ def analysis_parser(description: str) -> argparse.ArgumentParser:
         metavar='KEY=VALUE',
         help='settings to override, such as model.teacher.checkpoint=FILE',
     )
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)  # what read_config looks for
     return parser
 
 
@@ -84,10 +89,11 @@ def distiller_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: If it has no student and teacher.
     """
+    warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     # Warnings of what a checkpoint has in excess are wanted, tables of what is built are not.
     MMLogger.get_instance('analysis', log_level='WARNING')
     init_default_scope('mmpretrain')
-    cfg = read_config(args)
+    cfg = read_config(args.config, args.cfg_options)
     kind = cfg.get('model', {}).get('type')
     if kind != 'ViTDistiller':
         raise ConfigError(
@@ -126,3 +132,24 @@ def load_distiller(cfg: Config, teacher_checkpoint: str | None = None) -> ViTDis
     distiller = MODELS.build(model)
     distiller.init_weights()
     return distiller.to(get_device()).eval()
+
+
+def record(distiller: ViTDistiller, images: Tensor) -> tuple[ModelOutput, ModelOutput]:
+    """What student and teacher make of images (B, C, h, w) that are normalised for the student."""
+    student = ModelOutput.of(distiller.student, distiller.student_bank, images)
+    return student, distiller._teacher(images)
+
+
+@contextmanager
+def teacher_taps(
+    distiller: ViTDistiller,
+) -> Iterator[tuple[TapBank, Callable[[Tensor], dict[int, AttentionTap]]]]:
+    """All layers of the teacher: its bank, and taps by layer of images as in :func:`record`."""
+    own = distiller._teacher
+    bank = TapBank(own.model, role='teacher')
+    teacher = FrozenTeacher(own.model, bank, own.renormalise)
+    teacher.is_ready = True
+    try:
+        yield bank, lambda images: teacher(images).attention
+    finally:
+        bank.close()
