@@ -12,9 +12,9 @@ from statistics import median
 from typing import Any, Protocol
 
 from shd_vit.errors import ConfigError, ShdVitError
+from shd_vit.lab.records import is_number, is_training, read_records
 from shd_vit.lab.report import read_json, write_json
 from shd_vit.lab.study.launch import Launcher
-from shd_vit.lab.study.metrics import is_number, is_training, read_records
 from shd_vit.lab.study.plan import Row
 from shd_vit.lab.study.source import short
 

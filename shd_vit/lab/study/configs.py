@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from shd_vit.errors import ConfigError
+from shd_vit.lab.records import SCALARS
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import SEED, Row
 from shd_vit.lab.study.source import short
@@ -17,7 +18,7 @@ from shd_vit.lab.study.source import short
 class ConfigJob:
     """A training by tools/train.py."""
 
-    metrics = '*/vis_data/scalars.json'
+    metrics = SCALARS
 
     def __init__(self, row: Row) -> None:
         self._row = row

@@ -9,6 +9,7 @@ from typing import Any
 
 Record = dict[str, Any]
 LARGEST = 1e100  # of what is averaged
+SCALARS = '*/vis_data/scalars.json'  # mmengine's, of all runs in a work dir
 
 
 def is_number(value: object) -> bool:
