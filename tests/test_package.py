@@ -86,6 +86,27 @@ def test_training_from_the_wheel(wheel, tmp_path):
         assert f'{ROOT / folder}/' not in output.stdout, 'all is read from the wheel'
 
 
+@pytest.mark.slow
+def test_every_command_of_the_wheel_says_what_it_takes(wheel, tmp_path):
+    """In an empty folder: nothing of a clone is needed, its tests included."""
+    script = (
+        'import sys\nfrom shd_vit import __main__ as commands\n'
+        'for command in commands.COMMANDS:\n'
+        '    sys.argv = ["shd_vit", command, "--help"]\n'
+        '    try:\n        commands.main()\n'
+        '    except SystemExit as left:\n        assert not left.code, command\n'
+        'print([m.__file__ for m in list(sys.modules.values()) if getattr(m, "__file__", None)])'
+    )
+    output = subprocess.check_output(
+        [sys.executable, '-c', script], cwd=tmp_path, text=True,
+        env={**os.environ, 'PYTHONPATH': str(wheel)},
+    )  # fmt: skip
+    for command in commands.COMMANDS:
+        assert f'usage: python -m shd_vit {command} ' in output
+    for folder in ('shd_vit', 'tests', 'tools'):
+        assert f'{ROOT / folder}/' not in output, 'all is read from the wheel'
+
+
 @pytest.fixture
 def call(monkeypatch):
     """main() with a command line."""

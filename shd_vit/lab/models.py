@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from shd_vit.distillation.teacher import FrozenTeacher
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.checkpoint import load_weights
 from shd_vit.hosts.mmpretrain.cli import read_config
 from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
 from shd_vit.pairing import ModelOutput
@@ -138,6 +140,18 @@ def record(distiller: ViTDistiller, images: Tensor) -> tuple[ModelOutput, ModelO
     """What student and teacher make of images (B, C, h, w) that are normalised for the student."""
     student = ModelOutput.of(distiller.student, distiller.student_bank, images)
     return student, distiller._teacher(images)
+
+
+@torch.no_grad()
+def student_taps(distiller: ViTDistiller, file: str, inputs: Tensor) -> dict[int, AttentionTap]:
+    """Taps by layer of the student with the weights of a file, or with its own."""
+    student = distiller.student
+    initial = copy.deepcopy(student.state_dict())
+    if file != 'init':
+        load_weights(student, file)
+    taps = record(distiller, inputs)[0].attention
+    student.load_state_dict(initial)
+    return taps
 
 
 @contextmanager

@@ -64,6 +64,8 @@ def in_transformers(model: nn.Module) -> Logits:
     """The same weights in transformers."""
     import transformers
 
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         name = save_folder(convert(model.state_dict(), 'huggingface'), folder)
         theirs = getattr(transformers, name).from_pretrained(folder).eval()

@@ -75,7 +75,8 @@ def show(tables: list[Table], markdown: str | None = None) -> None:
 
 def as_markdown(title: str, rows: list[list[str]]) -> str:
     """A heading and a table of GitHub's Markdown."""
-    head, *body = (f'| {" | ".join(row)} |' for row in rows)
+    escaped = ([cell.replace('|', '\\|') for cell in row] for row in rows)
+    head, *body = (f'| {" | ".join(row)} |' for row in escaped)
     rule = f'| --- |{" ---: |" * (len(rows[0]) - 1)}'
     return '\n'.join([f'## {title}', '', head, rule, *body, ''])
 

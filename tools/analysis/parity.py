@@ -7,8 +7,11 @@ python tools/analysis/parity.py --photographs a.jpg b.jpg --config configs/deit_
 """
 
 import argparse
+import logging
 import os
 import warnings
+
+from mmengine.logging import MMLogger
 
 from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
@@ -39,6 +42,7 @@ def main() -> None:
         if not os.path.isfile(path):
             raise ConfigError(f'--photographs {path!r} does not exist')
     warnings.simplefilter('ignore')  # libraries about themselves, among the tables
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
     tables = [logits_table(args.models or list(MODEL_PAIRS))]
     if args.photographs:
         tables.append(pixels_table(args.photographs, args.config, args.crop_pct))
