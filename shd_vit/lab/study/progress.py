@@ -33,14 +33,11 @@ class Progress:
         self._running: list[str] = []
         # Names are not markup, and numbers need no colour.
         console = Console(markup=False, highlight=False, soft_wrap=True)
+        text = progress.TextColumn('{task.description}', markup=False)
         self._bar = progress.Progress(
-            progress.MofNCompleteColumn(),
-            progress.BarColumn(),
-            progress.TextColumn('{task.description}', markup=False),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+            progress.MofNCompleteColumn(), progress.BarColumn(), text,
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
         self._task = self._bar.add_task('', total=count)
         self._say(f'{count} cells to train, {len(self._minutes)} of {len(cells)} are finished')
 
@@ -60,8 +57,8 @@ class Progress:
     def finished(self, cell: Cell, result: dict) -> None:
         self._minutes.append(result['minutes'])
         self._write()
-        value = result['metrics'][cell.metric]
-        self._end(cell, f'{cell.metric} {value:.2f} after {result["minutes"]:.1f} min')
+        value = f'{cell.metric} {result["metrics"][cell.metric]:.2f}'
+        self._end(cell, f'{value} after {result["minutes"]:.1f} min')
 
     def failed(self, cell: Cell, reason: str) -> None:
         self.failures.append(cell.name)
