@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def environment_table(values: dict[str, object]) -> Table:
 
 
 def in_turns(
-    runs: dict[str, Callable[[], None]],
+    runs: Mapping[str, Callable[[], None]],
     rounds: int,
     label: str | None = None,
     steps: int = 1,
