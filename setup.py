@@ -28,7 +28,7 @@ EXTRAS = {
     'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
     'onnx': ['onnx>=1.23', 'onnxruntime>=1.32', 'onnxscript>=0.7'],
     # Studies and figures.
-    'lab': ['matplotlib>=3.11', 'pyyaml>=6.0', 'rich>=15.0', 'scipy>=1.16'],
+    'lab': ['matplotlib>=3.11', 'pyyaml>=6.0', 'rich>=15.0', 'scipy>=1.17'],
     'docs': ['mkdocs-material>=9.8', 'mkdocstrings-python>=2.0'],
     'dev': [
         'hypothesis>=6.100',
@@ -46,6 +46,7 @@ EXTRAS = {
 }
 for extra in ('mmpretrain', 'timm', 'transformers', 'lab', 'onnx', 'docs'):
     EXTRAS['dev'] += EXTRAS[extra]
+EXTRAS['figures'] = EXTRAS['lab']  # its name of before
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
 
 # Beside caches, scripts that set up and test a clone.

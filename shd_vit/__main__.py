@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import sys
 from difflib import get_close_matches
-from types import ModuleType
+from importlib.util import module_from_spec, spec_from_file_location
+from typing import Any
 
 from shd_vit.shipped import shipped
 from shd_vit.version import __version__
@@ -30,6 +31,10 @@ COMMANDS = {
     'benchmark': 'benchmark.py',
     'benchmark-loader': 'benchmark_loader.py',
 }
+# What else a tool may need, and how to get it.
+MM = 'pip install mmengine mmpretrain mmcv-lite'
+LAB = "pip install 'shd_vit[lab]'"
+EXTRAS = dict(mmcv=MM, mmengine=MM, mmpretrain=MM, matplotlib=LAB, scipy=LAB)
 USAGE = """\
 usage: python -m shd_vit COMMAND ...
 
@@ -56,24 +61,22 @@ def main() -> None:
 
 
 def run(command: str, arguments: list[str]) -> None:
-    """Run a tool in this process, as ``python TOOL.py arguments`` would.
-
-    runpy would put the file's name into argv, with which usage messages open.
-    """
+    """Call the ``main`` of a tool, whose usage messages then open with the command."""
     tool = shipped('tools') / COMMANDS[command]
     sys.argv = [f'python -m shd_vit {command}', *arguments]
-    sys.path.insert(0, str(tool.parent))  # tools import their neighbours
-    main_module = sys.modules['__main__'] = ModuleType('__main__')
-    main_module.__file__ = str(tool)
+    name = f'shd_vit_tools_{tool.stem}'
+    spec: Any = spec_from_file_location(name, tool)
+    module = sys.modules[name] = module_from_spec(spec)
     try:
-        exec(compile(tool.read_bytes(), tool, 'exec'), vars(main_module))
+        spec.loader.exec_module(module)
     except ModuleNotFoundError as missing:
-        if missing.name not in ('mmcv', 'mmengine', 'mmpretrain'):
+        extra = EXTRAS.get(missing.name or '')
+        if extra is None:
             raise
-        sys.exit(
-            f'shd_vit: {command} needs {missing.name}, which is not installed: '
-            'pip install mmengine mmpretrain mmcv-lite'
-        )
+        sys.exit(f'shd_vit: {command} needs {missing.name}, which is not installed: {extra}')
+    from shd_vit.command import run_tool  # imports torch, which --help does without
+
+    run_tool(module.main)
 
 
 def usage() -> str:

@@ -8,16 +8,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def load_tool(name):
-    """The module of tools/<name>.py, which may import what stands in tools/."""
+    """The module of tools/<name>.py."""
     path = ROOT / 'tools' / f'{name}.py'
     spec = importlib.util.spec_from_file_location(f'{path.stem}_tool', path)
     module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    sys.path[:0] = [str(ROOT / 'tools')]
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
+    spec.loader.exec_module(module)
     return module
 
 

@@ -1,58 +1,27 @@
-"""What Squeezing-Heads Distillation costs on this machine: time, memory, growth; and tap accuracy.
+"""What Squeezing-Heads Distillation costs on this machine: time, memory and growth.
 
 Whatever is compared runs in turns in one process, each turn after the other's; figures are medians,
-ratios are medians of the ratios of a turn. The yardstick is a literal transcription of the paper
-(tests/references.py), so this runs from a clone of the repository.
+ratios are medians of the ratios of a turn. The yardstick is a literal transcription of the paper.
 
 python tools/benchmark.py                      # everything, about six minutes on two cores
 python tools/benchmark.py step --rounds 20     # one part
 python tools/benchmark.py --json b.json --plot b.svg --markdown b.md
 """
 
-from __future__ import annotations
-
 import argparse
-import json
-import math
-import os
-import resource
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from statistics import median
 
-import torch
-from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
-from report import ROOT, Table, environment, environment_table, from_tests, in_turns, show
-from rich.progress import track
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 from shd_vit.functional.compiler import compiler_error
-from shd_vit.hosts.mmpretrain.cli import run_tool
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
-from shd_vit.losses import ModelOutput, SHDLoss
-from shd_vit.taps import AttentionTap
+from shd_vit.lab.benchmark import DEVICE, TABLES, VARIANTS, growth, memory, peak_memory, plot, step
+from shd_vit.lab.figures import check_output
+from shd_vit.lab.report import environment, show, write_json
 
-PARTS = ('step', 'memory', 'growth', 'families')
-DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-TOKENS = (65, 197, 401, 577, 785)
-HEADS = ((6, 3), (12, 3), (16, 6), (25, 16))
-MIB = 2**20
-
-
-class LiteralSHDLoss(SHDLoss):
-    """The yardstick in the place of SHDLoss."""
-
-    def _layer(self, student: AttentionTap, teacher: AttentionTap, pair: tuple) -> Tensor:
-        return from_tests('references').literal_shd(student, teacher, self.temperature)
+PARTS = ('step', 'memory', 'growth')
 
 
 def main() -> None:
@@ -70,336 +39,30 @@ def main() -> None:
     warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     MMLogger.get_instance('benchmark', log_level='ERROR')
     if args.peak_of:
-        print(_peak_memory(args.peak_of, args.batch))
+        print(peak_memory(args.peak_of, args.batch))
         return
     wrong = set(args.parts) - set(PARTS)
     if wrong:
         raise ConfigError(f'no part {wrong.pop()!r}: allowed are {", ".join(PARTS)}')
+    for name in ('batch', 'rounds'):
+        if (value := getattr(args, name)) < 1:
+            raise ConfigError(f'--{name}={value} must be at least 1')
     parts = args.parts or PARTS
+    out = check_output(args.plot) if args.plot else None
+    if out and set(parts) == {'memory'}:
+        raise ConfigError('--plot draws growth and step: measure at least one of them')
 
     keep_freed_memory()
     works = compiler_error(DEVICE) or 'torch.compile works'
     results = {'environment': dict(environment(), compiler=works)}
-    measure = dict(step=step, memory=memory, growth=growth, families=families)
+    measure = dict(step=step, memory=memory, growth=growth)
     for part in parts:
-        results[part] = measure[part](args)
+        results[part] = measure[part](args.batch, args.rounds)
     tables = [table for part in ('environment', *parts) for table in TABLES[part](results[part])]
     show(tables, args.markdown)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + '\n')
-    if args.plot:
-        plot(results, args.plot)
-
-
-# --- Time and memory of a training step, forward and backward ---------------------------
-
-VARIANTS: dict[str, Callable[[], SHDLoss | None]] = {
-    'ViTKD + NKD': lambda: None,
-    '+ SHD, eager': lambda: SHDLoss(compile=False),
-    '+ SHD, compiled': lambda: SHDLoss(compile=True),
-    '+ SHD, literal': LiteralSHDLoss,
-}
-
-
-def _runnable_variants() -> list[str]:
-    return [n for n in VARIANTS if 'compiled' not in n or compiler_error(DEVICE) is None]
-
-
-def step(args: argparse.Namespace) -> dict[str, dict]:
-    """DeiT3-Small -> DeiT-Tiny at 224 px: each variant in turn, and whether they agree."""
-    names = _runnable_variants()
-    models = {name: _distiller(VARIANTS[name]()) for name in names}
-    images, samples = _batch(args.batch)
-
-    def run(name: str) -> None:
-        models[name].zero_grad()
-        sum(models[name](images, samples, mode='loss').values()).backward()
-
-    values = {name: _loss_and_gradient(models[name], images) for name in names[1:]}
-    # Until the heap has grown to what all of them need, single steps wait for the kernel's pages.
-    runs = {name: lambda name=name: run(name) for name in names}
-    times = in_turns(runs, args.rounds, 'step', warm_up=4)
-    base = times['ViTKD + NKD']
-    return {
-        name: dict(
-            seconds=median(times[name]),
-            fastest=min(times[name]),
-            ratio=median(t / b for t, b in zip(times[name], base, strict=True)),
-            **(_differences(values[name], values['+ SHD, literal']) if name in values else {}),
-        )
-        for name in names
-    }
-
-
-def memory(args: argparse.Namespace) -> dict[str, dict]:
-    """What is kept for backward, the largest temporary, and the peak of a process."""
-    results = {}
-    for name in ('+ SHD, eager', '+ SHD, literal'):
-        model = _distiller(VARIANTS[name]())
-        for batch in (8, args.batch):
-            outputs = _outputs(model, _batch(batch)[0])
-            kept, largest = _kept_and_largest(model.losses['shd'], outputs)
-            qk = sum(t.nbytes for tap in outputs[0].attention.values() for t in tap[:2])
-            results[f'{name} at batch {batch}'] = dict(
-                kept_mib=kept / MIB, kept_over_qk=kept / qk, largest_mib=largest / MIB
-            )
-    for name in _runnable_variants():
-        command = [sys.executable, __file__, '--peak-of', name, '--batch', str(args.batch)]
-        quiet = {**os.environ, 'PYTHONWARNINGS': 'ignore'}
-        done = subprocess.run(command, env=quiet, stdout=subprocess.PIPE, text=True, check=True)
-        peak = float(done.stdout.split()[-1])
-        results.setdefault(f'{name} at batch {args.batch}', {})['peak_mib'] = peak
-    return results
-
-
-def _peak_memory(name: str, batch: int) -> float:
-    """MiB that two steps of a variant need at most, in a process of its own."""
-    model, (images, samples) = _distiller(VARIANTS[name]()), _batch(batch)
-    for _ in range(2):
-        model.zero_grad()
-        sum(model(images, samples, mode='loss').values()).backward()
-    if DEVICE == 'cuda':
-        return torch.cuda.max_memory_allocated() / MIB
-    status = Path('/proc/self/status')
-    if status.exists():  # ru_maxrss would be the parent's, if that was larger when it forked
-        lines = dict(line.split(':', 1) for line in status.read_text().splitlines())
-        return int(lines['VmHWM'].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _kept_and_largest(loss: SHDLoss, outputs: tuple) -> tuple[int, int]:
-    """Bytes that autograd saves, and of the largest tensor that is made on the way."""
-    kept, sizes = {}, []
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            inputs = {t.data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-            made = (t for t in tree_leaves(out) if isinstance(t, Tensor))
-            sizes.extend(t.nbytes for t in made if t.data_ptr() not in inputs)
-            return out
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), Watch():
-        value = loss(*outputs, None)  # noqa: F841  (alive while its graph is measured)
-    return sum(kept.values()), max(sizes)
-
-
-def _distiller(shd: SHDLoss | None) -> torch.nn.Module:
-    """The paper's pair with ViTKD and NKD, and this SHD loss if there is one."""
-    cfg = Config.fromfile(ROOT / 'configs/deit_tiny_vitkd_nkd.py').model
-    cfg.teacher.checkpoint = cfg.train_cfg = None
-    if shd is not None:
-        cfg.losses.shd = dict(type='SHDLoss')
-    torch.manual_seed(0)
-    model = MODELS.build(cfg)
-    model.init_weights()
-    if shd is not None:
-        shd.pairs = model.losses['shd'].pairs
-        model.losses['shd'] = shd
-    return model.to(DEVICE).train()
-
-
-def _batch(size: int) -> tuple[Tensor, list[DataSample]]:
-    images = torch.randn(size, 3, 224, 224, device=DEVICE)
-    return images, [DataSample().set_gt_label(i).to(DEVICE) for i in range(size)]
-
-
-def _outputs(model: torch.nn.Module, images: Tensor) -> tuple[ModelOutput, ModelOutput]:
-    student = model.distillation.record_student(model.student, images)
-    return student, model.teacher_output(images)
-
-
-def _loss_and_gradient(model: torch.nn.Module, images: Tensor) -> tuple[float, Tensor]:
-    value = model.losses['shd'](*_outputs(model, images), None)
-    leaves = [p for n, p in model.student.named_parameters() if n.endswith('qkv.weight')]
-    return value.item(), torch.cat([g.flatten() for g in torch.autograd.grad(value, leaves)])
-
-
-def _differences(ours: tuple[float, Tensor], exact: tuple[float, Tensor]) -> dict[str, float]:
-    """Relative, of the loss and of the gradient as a vector."""
-    return dict(
-        loss_difference=abs(ours[0] / exact[0] - 1),
-        gradient_difference=((ours[1] - exact[1]).norm() / exact[1].norm()).item(),
-    )
-
-
-# --- Growth with tokens and heads -------------------------------------------------------
-
-
-def growth(args: argparse.Namespace) -> dict[str, dict]:
-    """Time of SHDLoss for one layer and image, forward and backward, against N and heads."""
-    cases = [(n, 6, 3) for n in TOKENS] + [(197, *heads) for heads in HEADS]
-    losses = {'eager': SHDLoss(compile=False), 'literal': LiteralSHDLoss()}
-    if compiler_error(DEVICE) is None:
-        losses = {'compiled': SHDLoss(compile=True), **losses}
-    results = {}
-    for tokens, teacher_heads, student_heads in track(cases, 'growth', transient=True):
-        batch = max(2, min(32, 32 * 197**2 // tokens**2))
-        student = _tap(batch, tokens, student_heads, True)
-        teacher = _tap(batch, tokens, teacher_heads, False)
-        outputs = [ModelOutput(None, {1: tap}, {}) for tap in (student, teacher)]
-
-        def run(loss: SHDLoss, outputs=outputs, student=student) -> None:
-            loss.pairs = [(1, 1)]
-            torch.autograd.grad(loss(*outputs, None), student[:2])
-
-        times = in_turns(
-            {name: lambda loss=loss: run(loss) for name, loss in losses.items()}, args.rounds
-        )
-        results[f'{tokens} tokens, {teacher_heads} -> {student_heads} heads'] = dict(
-            tokens=tokens,
-            teacher_heads=teacher_heads,
-            student_heads=student_heads,
-            milliseconds={n: 1e3 * median(t) / batch for n, t in times.items()},
-        )
-    return results
-
-
-def exponent(results: dict[str, dict], name: str) -> float:
-    """p of the time ~ N^p between the fewest and the most tokens."""
-    by_tokens = {
-        r['tokens']: r['milliseconds'][name]
-        for r in results.values()
-        if (r['teacher_heads'], r['student_heads']) == HEADS[0]
-    }
-    few, many = min(by_tokens), max(by_tokens)
-    return math.log(by_tokens[many] / by_tokens[few]) / math.log(many / few)
-
-
-def _tap(batch: int, tokens: int, heads: int, learns: bool) -> AttentionTap:
-    qkv = torch.randn(batch, tokens, 3, heads, 64, device=DEVICE)
-    q, k, v = (x.transpose(1, 2).requires_grad_(learns) for x in qkv.unbind(2))
-    return AttentionTap(q, k, v, torch.randn(64 * heads, 64 * heads, device=DEVICE), 0.125)
-
-
-# --- Families ---------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def families(args: argparse.Namespace) -> dict[str, float]:
-    """Largest difference between a tapped and the actual map entry, over all layers."""
-    zoo, tap_tests = from_tests('taps.zoo'), from_tests('taps.test_families')
-    worst = {}
-    for name, build in track(zoo.ZOO.items(), 'families', transient=True):
-        torch.manual_seed(0)
-        case = build()
-        case.model.eval()
-        taps, _ = tap_tests.tapped(case)
-        with zoo.actual_maps(case.model) as maps:
-            case.run(case.model)
-        worst[name] = max(
-            (tap_tests.maps_of(tap).double() - actual)[tap_tests.rows_of(tap)].abs().max().item()
-            for tap, actual in zip(taps, maps, strict=True)
-        )
-    return worst
-
-
-# --- Showing ---------------------------------------------------------------------------
-
-
-def _step_table(results: dict) -> list[Table]:
-    rows = [['', 'seconds', 'ratio', 'loss differs by', 'gradient differs by']]
-    for name, r in results.items():
-        differences = [
-            f'{r[key]:.0e}' if key in r else ''
-            for key in ('loss_difference', 'gradient_difference')
-        ]
-        rows.append([name, f'{r["seconds"]:.3f}', f'{r["ratio"]:.3f}', *differences])
-    return [('Training step, DeiT3-Small -> DeiT-Tiny, 224 px, float32', rows)]
-
-
-def _memory_table(results: dict) -> list[Table]:
-    rows = [['', 'kept for backward', '/ (q + k)', 'largest tensor made', 'peak of a process']]
-    for name, r in results.items():
-        mib = [f'{r[key]:.1f} MiB' if key in r else '' for key in ('kept_mib', 'peak_mib')]
-        ratio = f'{r["kept_over_qk"]:.2f}' if 'kept_over_qk' in r else ''
-        largest = r.get('largest_mib')
-        rows.append([name, mib[0], ratio, f'{largest:.1f} MiB' if largest else '', mib[1]])
-    return [('Memory of SHD alone, and of the process that trains', rows)]
-
-
-def _growth_table(results: dict) -> list[Table]:
-    names = list(next(iter(results.values()))['milliseconds'])
-    rows = [['one layer, one image', *names, f'{names[-1]} / {names[0]}']]
-    for name, r in results.items():
-        ms = r['milliseconds']
-        ratio = ms[names[-1]] / ms[names[0]]
-        rows.append([name, *(f'{ms[n]:.3f} ms' for n in names), f'{ratio:.2f}'])
-    powers = [f'N^{exponent(results, name):.2f}' for name in names]
-    rows.append([f'growth from {TOKENS[0]} to {TOKENS[-1]} tokens', *powers, ''])
-    return [('Growth', rows)]
-
-
-TABLES: dict[str, Callable[[dict], list[Table]]] = dict(
-    environment=lambda r: [environment_table(r)],
-    step=_step_table,
-    memory=_memory_table,
-    growth=_growth_table,
-    families=lambda r: [
-        (
-            'Largest difference between tapped and actual attention',
-            [['family', 'difference'], *([name, f'{worst:.0e}'] for name, worst in r.items())],
-        )
-    ],
-)
-
-
-def plot(results: dict, path: str) -> None:
-    """Time against tokens and head ratios, and of a step."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    shown = [part for part in ('growth', 'step') if part in results]
-    if not shown:
-        raise ConfigError('--plot draws growth and step: measure at least one of them')
-    figure, axes = plt.subplots(
-        1, len(shown) + ('growth' in shown), figsize=(4.5 * (len(shown) + 1), 3.8), squeeze=False
-    )
-    axes = list(axes[0])
-    if 'growth' in results:
-        rows = list(results['growth'].values())
-        by_tokens = [r for r in rows if (r['teacher_heads'], r['student_heads']) == HEADS[0]]
-        by_heads = [r for r in rows if r['tokens'] == 197]
-        axis = axes.pop(0)
-        names = list(rows[0]['milliseconds'])
-        for name, marker in zip(names, 'o^s', strict=False):
-            times = [r['milliseconds'][name] for r in by_tokens]
-            axis.plot(TOKENS, times, marker=marker, label=name)
-        start = by_tokens[0]['milliseconds'][names[0]]
-        quadratic = [start * (n / TOKENS[0]) ** 2 for n in TOKENS]
-        axis.plot(TOKENS, quadratic, 'k:', label='N²')
-        axis.set(xscale='log', yscale='log', xlabel='tokens N', ylabel='ms per layer and image')
-        axis.set_xticks(TOKENS, [str(n) for n in TOKENS])
-        axis.minorticks_off()
-        axis.set_title('Growth with tokens, 6 → 3 heads')
-        axis.legend()
-        axis = axes.pop(0)
-        width = 0.8 / len(names)
-        for i, name in enumerate(names):
-            times = [r['milliseconds'][name] for r in by_heads]
-            axis.bar([x + i * width for x in range(len(times))], times, width=width, label=name)
-        centres = [x + 0.4 - width / 2 for x in range(len(HEADS))]
-        axis.set_xticks(centres, [f'{t} → {s}' for t, s in HEADS])
-        axis.set(xlabel='heads', ylabel='ms per layer and image')
-        axis.set_title('Head ratios, 197 tokens')
-        axis.legend()
-    if 'step' in results:
-        axis = axes.pop(0)
-        names = list(results['step'])
-        bars = axis.barh(names, [results['step'][n]['ratio'] for n in names], color='tab:green')
-        axis.bar_label(bars, fmt='%.2f', padding=3)
-        axis.invert_yaxis()
-        axis.margins(x=0.15)
-        axis.set_xlabel('time of a training step / ViTKD + NKD')
-        axis.set_title('DeiT3-Small → DeiT-Tiny')
-    figure.tight_layout()
-    figure.savefig(path)
+    write_json(results, args.json)
+    if out:
+        plot(results, out)
 
 
 if __name__ == '__main__':

@@ -4,14 +4,11 @@ python tools/compare.py teacher=teacher.json student=student.json
 """
 
 import argparse
-import json
 import os
 
-from rich.console import Console
-from rich.table import Table
-
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.lab.report import read_json, show
 
 
 def main() -> None:
@@ -21,19 +18,18 @@ def main() -> None:
     parser.add_argument('results', nargs='+', metavar='NAME=FILE', help='a row of the table')
     args = parser.parse_args()
 
-    table = Table()
-    table.add_column('model')
-    for heading in ('top-1 %', 'top-5 %', 'parameters'):
-        table.add_column(heading, justify='right')
+    rows = [['model', 'top-1 %', 'top-5 %', 'parameters']]
     for result in args.results:
         name, _, path = result.partition('=')
-        if not os.path.isfile(path):
-            raise ConfigError(f'{result!r}: expected NAME=FILE, a file by tools/test.py --out')
-        with open(path) as file:
-            metrics = json.load(file)
-        accuracy = [f'{metrics[f"accuracy/top{k}"]:.2f}' for k in (1, 5)]
-        table.add_row(name, *accuracy, f'{metrics["parameters"]:,}')
-    Console().print(table)
+        values = read_json(path) if os.path.isfile(path) else None
+        try:
+            top1, top5 = (f'{values[f"accuracy/top{k}"]:.2f}' for k in (1, 5))
+            rows.append([name, top1, top5, f'{values["parameters"]:,}'])
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(
+                f'{result!r}: expected NAME=FILE, a file by tools/test.py --out'
+            ) from None
+    show([('', rows)])
 
 
 if __name__ == '__main__':

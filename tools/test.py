@@ -3,7 +3,7 @@
 import mmengine
 from mmengine.evaluator import DumpResults
 
-from shd_vit.hosts.mmpretrain.cli import build_runner, config_parser, read_config, run_tool
+from shd_vit.hosts.mmpretrain.cli import build_runner, config_of, config_parser, run_tool
 from shd_vit.hosts.mmpretrain.model_config import plain_classifier
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     # The student alone: no teacher is built, and an exported student fits as well.
-    cfg = plain_classifier(read_config(args))
+    cfg = plain_classifier(config_of(args))
     cfg.load_from = args.checkpoint
 
     runner = build_runner(cfg)

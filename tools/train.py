@@ -3,7 +3,7 @@
 import torch
 
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.cli import build_runner, config_parser, read_config, run_tool
+from shd_vit.hosts.mmpretrain.cli import build_runner, config_of, config_parser, run_tool
 from shd_vit.hosts.mmpretrain.ffcv_config import train_from_ffcv
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         'tools/data/write_ffcv.py writes one',
     )
     args = parser.parse_args()
-    cfg = read_config(args)
+    cfg = config_of(args)
 
     if args.ffcv:
         train_from_ffcv(cfg, args.ffcv)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from shd_vit.distillation import FrozenTeacher
 from shd_vit.errors import ConfigError
-from shd_vit.lab.maps import squeeze_tap
-from shd_vit.lab.merging import merged_heads
+from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
+from shd_vit.lab.maps import merged_heads, squeeze_tap
+from shd_vit.lab.models import teacher_taps
 from shd_vit.pairing.tokens import ALL_TOKENS, KeptTokens
-from shd_vit.taps import TapBank
 
 Alphas = dict[int, dict[str, np.ndarray]]
 
 
 def collect_alphas(
-    distiller: Any,
+    distiller: ViTDistiller,
     batches: Iterable[Tensor],
     num_heads: int,
     temperature: float,
@@ -28,7 +26,7 @@ def collect_alphas(
     """Raw alphas of every teacher layer that has more than ``num_heads`` heads.
 
     Args:
-        distiller: Its teacher is looked at, all layers of it.
+        distiller: Whose teacher is looked at, in all layers.
         batches: Images (B, C, h, w), normalised for the student.
         num_heads: Heads to leave.
         temperature: T_a of the maps.
@@ -41,28 +39,24 @@ def collect_alphas(
     Raises:
         ConfigError: If no layer has heads to merge.
     """
-    bank = TapBank(distiller.teacher, role='teacher')
-    heads = dict(zip(bank.layers, bank.anatomy.heads, strict=True))
-    if not 1 <= num_heads < max(heads.values()):
-        bank.close()
-        raise ConfigError(
-            f'--heads {num_heads} leaves nothing to merge: the teacher has {max(heads.values())} '
-            'heads, so 1 to one fewer are allowed'
-        )
-    teacher = FrozenTeacher(distiller.teacher, bank)
-    passes = {layer: merged_heads(heads[layer], num_heads)[0] for layer in heads}
-    parts: dict[Any, dict[str, list]] = {
-        layer: {m.name: [] for made in ps for m in made} for layer, ps in passes.items()
-    }
-    try:
+    with teacher_taps(distiller) as (bank, taps_of):
+        heads = dict(zip(bank.layers, bank.anatomy.heads, strict=True))
+        if not 1 <= num_heads < max(heads.values()):
+            raise ConfigError(
+                f'--heads {num_heads} leaves nothing to merge: the teacher has '
+                f'{max(heads.values())} heads, so 1 to one fewer are allowed'
+            )
+        passes = {layer: merged_heads(heads[layer], num_heads)[0] for layer in heads}
+        parts: dict[int, dict[str, list]] = {
+            layer: {merge.name: [] for made in every for merge in made}
+            for layer, every in passes.items()
+        }
         for images in batches:
-            for layer, tap in teacher(distiller.call_teacher, images).attention.items():
+            for layer, tap in taps_of(images).items():
                 raws = squeeze_tap(tokens.of(tap), num_heads, temperature).raw_alphas
                 for made, raw in zip(passes[layer], raws, strict=True):
                     for merge, values in zip(made, raw.T, strict=True):
                         parts[layer][merge.name].append(values.cpu().numpy())
-    finally:
-        bank.close()
     return {
         layer: {name: np.concatenate(values) for name, values in pairs.items()}
         for layer, pairs in parts.items()

@@ -8,11 +8,50 @@ import torch
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import SqueezedHeads, attention_maps, squeeze_heads
-from shd_vit.lab.merging import Merged, merged_heads
+from shd_vit.functional import (
+    SqueezedHeads,
+    attention_maps,
+    merge_neighbours,
+    merge_passes,
+    squeeze_heads,
+)
 from shd_vit.taps import AttentionTap
 
 Alpha = tuple[float, float]  # as used, clamped to [0, 1]; before clamping
+
+
+class Merged(NamedTuple):
+    """A head of the teacher, or what several were merged into.
+
+    Attributes:
+        name: '3', '1+2' or '(1+2)+(3+4)'.
+        heads: The teacher's heads in it, from 1.
+    """
+
+    name: str
+    heads: tuple[int, ...]
+
+    def __add__(self, other: Merged) -> Merged:  # type: ignore[override]
+        names = (f'({h.name})' if len(h.heads) > 1 else h.name for h in (self, other))
+        return Merged('+'.join(names), self.heads + other.heads)
+
+
+def merged_heads(num_heads: int, target: int) -> tuple[list[list[Merged]], list[Merged]]:
+    """The order in which :func:`shd_vit.squeeze_heads` merges.
+
+    Args:
+        num_heads: The teacher's.
+        target: Heads to leave, from 1.
+
+    Returns:
+        What each pass makes, in the order of ``alphas``; and the heads that are left.
+    """
+    left = [Merged(str(head), (head,)) for head in range(1, num_heads + 1)]
+    passes = []
+    for merges in merge_passes(num_heads, target):
+        left = merge_neighbours(left, merges)
+        passes.append(left[:merges])
+    return passes, left
 
 
 class LayerMaps(NamedTuple):

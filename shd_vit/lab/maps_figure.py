@@ -12,10 +12,10 @@ from torch import Tensor
 from shd_vit.lab.figures import pyplot
 from shd_vit.lab.maps import Alpha, LayerMaps
 from shd_vit.lab.query import Query
+from shd_vit.lab.report import Table
 
-# Inches.
-LEFT, RIGHT, ABOVE, BELOW, MARGIN, TITLE = 1.25, 0.75, 0.22, 0.2, 0.12, 0.35
-GAP, LEGEND, HEADER = 0.06, 4.2, 1.2
+# Inches: of the left margin with titles, of what stands above and below a picture, of the header.
+TITLE, TEXTS, HEADER = 1.2, 0.55, 1.6
 
 
 class Cell(NamedTuple):
@@ -89,25 +89,18 @@ def alpha_text(alphas: Iterable[Alpha]) -> str:
     return ', '.join(texts)
 
 
-class _Canvas:
-    """A figure that is laid out in inches from its upper left corner."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.figure = pyplot().figure(figsize=(width, height))
-        self.width, self.height = width, height
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Any:
-        bottom = 1 - (top + height) / self.height
-        box = left / self.width, bottom, width / self.width, height / self.height
-        return self.figure.add_axes(box)
-
-    def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        style = {'fontsize': 9, 'va': 'center', **style}
-        self.figure.text(left / self.width, 1 - top / self.height, text, **style)
+def table_of(maps: LayerMaps) -> Table:
+    """A row a squeezed head: its weights, and how far students are from it."""
+    rows = [['squeezed head', 'alpha', *(f'KL to {name}' for name in maps.students)]]
+    for i, head in enumerate(maps.merged):
+        rows.append(
+            [head.name, alpha_text(maps.alphas[i]), *(f'{kl[i]:.4f}' for kl in maps.kl.values())]
+        )
+    return f'Student layer {maps.layers[0]}, teacher layer {maps.layers[1]}', rows
 
 
 def draw(rows: list[Row], image: Tensor, maps: LayerMaps, query: Query | None, out: Path) -> None:
-    """Write the figure of a layer.
+    """Write the figure of a layer: a row each, and a column for each of the teacher's heads.
 
     Args:
         rows: From :func:`rows_of`.
@@ -118,54 +111,41 @@ def draw(rows: list[Row], image: Tensor, maps: LayerMaps, query: Query | None, o
     """
     heads = len(maps.teacher)
     size = min(1.5, max(0.75, 9 / heads))
-    header = max(size, HEADER)
-    top = MARGIN + TITLE + header
-    canvas = _Canvas(
-        LEFT + max(heads * (size + GAP), size + LEGEND) + RIGHT,
-        top + len(rows) * (ABOVE + size + BELOW) + MARGIN,
+    figure = pyplot().figure(
+        figsize=(TITLE + max(heads * 1.25 * size, 4.7) + 0.8, HEADER + len(rows) * (size + TEXTS)),
+        layout='constrained',
     )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0.02)
     student, teacher = maps.layers
     title = f'Student layer {student}, teacher layer {teacher}'
-    canvas.text(LEFT, MARGIN, title, va='top', fontsize=12, fontweight='bold')
-    axis = canvas.axes(LEFT, top - (header + size) / 2, size, size)
+    figure.suptitle(title, x=0.01, ha='left', fontsize=12, fontweight='bold')
+    grid = figure.add_gridspec(
+        len(rows) + 1,
+        heads + 2,
+        width_ratios=[TITLE / size / 1.25, *[1] * heads, 0.1],
+        height_ratios=[HEADER - 0.3, *[size + TEXTS] * len(rows)],
+    )
+    axis = _bare(figure.add_subplot(grid[0, 0]))
     axis.imshow(image.squeeze(-1), cmap='gray', vmin=0, vmax=1, extent=_extent(image))
-    _bare(axis)
     if query is not None:
         _mark(axis, query, rows[0].cells[0].picture, image)
-    canvas.text(LEFT + size + 0.2, top - header / 2, _legend(maps, query, rows))
-    for row in rows:
-        _draw_row(canvas, row, top + ABOVE, size, heads, image, query)
-        top += ABOVE + size + BELOW
-    canvas.figure.savefig(out)
-    pyplot().close(canvas.figure)
-
-
-def _draw_row(
-    canvas: _Canvas,
-    row: Row,
-    top: float,
-    size: float,
-    heads: int,
-    image: Tensor,
-    query: Query | None,
-) -> None:
-    canvas.text(MARGIN, top + size / 2, _wrapped(row.title), fontweight='bold')
-    for cell in row.cells:
-        column = sum(cell.heads) / len(cell.heads) - 1
-        left = LEFT + column * (size + GAP)
-        axis = canvas.axes(left, top, size, size)
-        if row.kind == 'heat':
-            drawn = _heat(axis, cell, row, image)
-            _mark(axis, query, cell.picture, image)
-        else:
-            drawn = _matrix(axis, cell, row)
-        axis.set_title(cell.above, fontsize=8, pad=3)
-        style = dict(va='top', ha='center', fontsize=8)
-        canvas.text(left + size / 2, top + size + 0.03, cell.below, **style)
-    bar = canvas.axes(LEFT + heads * (size + GAP) + 0.05, top, 0.09, size)
-    canvas.figure.colorbar(drawn, cax=bar)
-    bar.tick_params(labelsize=7, length=2, pad=2)
-    bar.locator_params(nbins=4)
+    _text(figure.add_subplot(grid[0, 1:]), _legend(maps, query, rows))
+    for i, row in enumerate(rows, 1):
+        _text(figure.add_subplot(grid[i, 0]), _wrapped(row.title), fontweight='bold')
+        for cell in row.cells:  # columns of heads are counted from 1, as heads are
+            axis = _bare(figure.add_subplot(grid[i, cell.heads[0] : cell.heads[-1] + 1]))
+            axis.set_title(cell.above, fontsize=8, pad=3)
+            axis.set_xlabel(cell.below, fontsize=8, labelpad=2)
+            if row.kind == 'heat':
+                drawn = _heat(axis, cell, row, image)
+                _mark(axis, query, cell.picture, image)
+            else:
+                drawn = _matrix(axis, cell, row)
+        bar = figure.add_subplot(grid[i, -1])
+        figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=7, length=2, pad=2)
+        bar.locator_params(nbins=4)
+    figure.savefig(out)
+    pyplot().close(figure)
 
 
 def _legend(maps: LayerMaps, query: Query | None, rows: list[Row]) -> str:
@@ -192,26 +172,15 @@ def _wrapped(title: str) -> str:
 
 def _heat(axis: Any, cell: Cell, row: Row, image: Tensor) -> Any:
     axis.imshow(image.mean(-1), cmap='gray', vmin=0, vmax=1, extent=_extent(image))
-    drawn = axis.imshow(
-        cell.picture,
-        cmap='inferno',
-        vmin=0,
-        vmax=row.most,
-        alpha=0.75,
-        extent=_extent(image),
-    )
-    _bare(axis)
-    return drawn
+    style = dict(cmap='inferno', vmin=0, vmax=row.most, alpha=0.75)
+    return axis.imshow(cell.picture, extent=_extent(image), **style)
 
 
 def _matrix(axis: Any, cell: Cell, row: Row) -> Any:
     from matplotlib.colors import PowerNorm
 
-    drawn = axis.imshow(
-        cell.picture, cmap='inferno', norm=PowerNorm(0.5, 0, row.most), interpolation='none'
-    )
-    _bare(axis)
-    return drawn
+    norm = PowerNorm(0.5, 0, row.most)
+    return axis.imshow(cell.picture, cmap='inferno', norm=norm, interpolation='none')
 
 
 def _mark(axis: Any, query: Query | None, picture: Tensor, image: Tensor) -> None:
@@ -228,7 +197,13 @@ def _extent(image: Tensor) -> tuple[float, float, float, float]:
     return 0, image.shape[1], image.shape[0], 0
 
 
-def _bare(axis: Any) -> None:
+def _bare(axis: Any) -> Any:
     axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    axis.spines[:].set_visible(False)
+    return axis
+
+
+def _text(axis: Any, text: str, **style: Any) -> None:
+    axis.set_axis_off()
+    style = dict(va='center', fontsize=9, transform=axis.transAxes, **style)
+    axis.text(0, 0.5, text, **style).set_in_layout(False)

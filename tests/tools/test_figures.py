@@ -18,19 +18,13 @@ from tooling import ROOT, run_tool
 from torch.testing import assert_close
 
 from shd_vit.errors import CheckpointError, ConfigError
-from shd_vit.lab import (
-    Query,
-    collect_alphas,
-    image_batches,
-    layer_maps,
-    merged_heads,
-    one_image,
-    outside,
-    shown_image,
-    summarise,
-)
+from shd_vit.lab.alphas import collect_alphas, outside, summarise
 from shd_vit.lab.figures import check_output
-from shd_vit.taps import AttentionTap, TapBank
+from shd_vit.lab.images import image_batches, one_image, shown_image
+from shd_vit.lab.maps import layer_maps, merged_heads
+from shd_vit.lab.models import record
+from shd_vit.lab.query import Query
+from shd_vit.taps import AttentionTap
 
 SHD = f'{fashion.CONFIGS}/shd.py'
 
@@ -215,11 +209,7 @@ def test_maps_and_their_kl():
     for model in (distiller.student, distiller.teacher):
         for layer in model.backbone.layers:
             torch.nn.init.normal_(layer.attn.qkv.weight, std=0.3)
-    student_bank = TapBank(distiller.student)
-    with student_bank.record():
-        distiller.student(image)
-    student = student_bank.collect().attention[1]
-    teacher = distiller.teacher_output(image).attention[2]
+    student, teacher = (output.attention[2] for output in record(distiller, image))
     maps = layer_maps((2, 2), teacher, {'it': student}, 3, temperature=1.5)
 
     own = {}

@@ -8,25 +8,21 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from tooling import ROOT, load_tool, run_tool
+from tooling import ROOT, run_tool
 
 from shd_vit.errors import ConfigError
+from shd_vit.lab import step_time
+from shd_vit.lab.report import in_turns
 
 BASELINE, SHD = (f'{fashion.CONFIGS}/{name}.py' for name in ('baseline', 'shd'))
 
 
-@pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    return load_tool('analysis/step_time')
-
-
 @pytest.mark.slow
-def test_steps_of_two_configs_are_timed(tool, monkeypatch, tmp_path, capsys):
+def test_steps_of_two_configs_are_timed(monkeypatch, tmp_path, capsys):
     files = tmp_path / 's.json', tmp_path / 's.md'
     run_tool(
-        tool, monkeypatch, f'none={BASELINE}', f'ViTKD + NKD + SHD={SHD}', '--steps', 1, '--rounds',
-        1, '--batch', 2, '--json', files[0], '--markdown', files[1],
+        'analysis/step_time', monkeypatch, f'none={BASELINE}', f'ViTKD + NKD + SHD={SHD}',
+        '--steps', 1, '--rounds', 1, '--batch', 2, '--json', files[0], '--markdown', files[1],
     )  # fmt: skip
     results = json.loads(files[0].read_text())
     assert results['environment']['torch'] == torch.__version__
@@ -44,20 +40,21 @@ def test_steps_of_two_configs_are_timed(tool, monkeypatch, tmp_path, capsys):
     assert 'Training step' in capsys.readouterr().out
 
 
-def runner(tool, tmp_path, config=SHD):
+def runner(tmp_path, config=SHD):
     cfg = Config.fromfile(config)
     cfg.launcher = 'none'
-    return tool.build(f'{tmp_path.name}', cfg, str(tmp_path))
+    return step_time.build(f'{tmp_path.name}', cfg, str(tmp_path))
 
 
-def test_a_step_is_whole_but_changes_no_weight(tool, tmp_path):
+def test_a_step_is_whole_but_changes_no_weight(tmp_path, monkeypatch):
     """Gradients and optimiser state are there; the teacher's checkpoint need not be."""
-    built = runner(tool, tmp_path)
+    monkeypatch.chdir(ROOT)
+    built = runner(tmp_path)
     model = built.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     seen = []
     model.student.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
-    tool.step_of(built, 3, None)()
+    step_time.step_of(built, 3, None)()
     assert seen == [(3, 1, 28, 28)]
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     moments = [state['exp_avg'] for state in built.optim_wrapper.optimizer.state.values()]
@@ -66,35 +63,35 @@ def test_a_step_is_whole_but_changes_no_weight(tool, tmp_path):
     assert model.training and not model.teacher.training
 
 
-def test_ratios_are_of_rounds(tool, monkeypatch):
+def test_ratios_are_of_rounds(monkeypatch):
     """Rounds of three: medians 1 and 2 against 2 and 6, ratios 2 and 3."""
     times = dict(a=[1.0, 1.0, 3.0, 2.0, 2.0, 2.0], b=[2.0, 2.0, 9.0, 6.0, 6.0, 6.0])
-    monkeypatch.setattr(tool, 'step_of', lambda *_: lambda: None)
-    monkeypatch.setattr(tool, 'in_turns', lambda *_: times)
+    monkeypatch.setattr(step_time, 'step_of', lambda *_: lambda: None)
+    monkeypatch.setattr(step_time, 'in_turns', lambda *_: times)
     fake = Namespace(model=torch.nn.Linear(2, 3))
-    results = tool.measure(dict(a=fake, b=fake), 1, Namespace(steps=3, rounds=2, image_size=None))
+    results = step_time.measure(dict(a=fake, b=fake), 1, steps=3, rounds=2)
     assert (results['a']['ratio'], results['b']['ratio']) == (1.0, 2.5)
     assert (results['a']['seconds'], results['b']['seconds']) == (2.0, 6.0)
     assert (results['b']['fastest'], results['b']['trained_parameters']) == (2.0, 9)
 
 
-def test_turns_are_taken_and_the_first_does_not_count(tool, monkeypatch):
+def test_turns_are_taken_and_the_first_does_not_count(monkeypatch):
     clock, order = [0.0], []
-    monkeypatch.setattr('report.time.perf_counter', lambda: clock[0])
+    monkeypatch.setattr('shd_vit.lab.report.time.perf_counter', lambda: clock[0])
 
     def run(name, seconds):
         order.append(name)
         clock[0] += seconds * len(order)
 
     runs = dict(a=lambda: run('a', 1), b=lambda: run('b', 10))
-    times = tool.in_turns(runs, 2, steps=2)
+    times = in_turns(runs, 2, steps=2)
     assert order == list('aabb' * 3)
     assert times == dict(a=[5, 6, 9, 10], b=[70, 80, 110, 120])
 
 
-def test_a_model_that_does_not_say_its_size_needs_it_said(tool):
+def test_a_model_that_does_not_say_its_size_needs_it_said():
     with pytest.raises(ConfigError, match=r'Sequential .* img_size: pass --image-size'):
-        tool.image_shape(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)))
+        step_time.image_shape(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +104,6 @@ def test_a_model_that_does_not_say_its_size_needs_it_said(tool):
         ([f'a={BASELINE}', '--image-size', -1], '--image-size=-1 must be at least 1'),
     ],
 )
-def test_mistakes_are_named(arguments, message, tool, monkeypatch):
+def test_mistakes_are_named(arguments, message, monkeypatch):
     with pytest.raises(ConfigError, match=message):
-        run_tool(tool, monkeypatch, *arguments)
+        run_tool('analysis/step_time', monkeypatch, *arguments)

@@ -85,9 +85,10 @@ def test_a_changed_config_is_refused_unless_asked_for(tmp_path, run):
     assert (
         output.strip()
         .splitlines()[-1]
-        .startswith('ConfigError: trained with another config: b, seed 0 in ')
+        .startswith('ConfigError: trained with other settings: b, seed 0 in ')
     )
     assert len(journal(tmp_path / 'tools')) == 2
+    assert '| b | n/a |' in run('--only', 'a'), 'what other settings gave does not count'
     assert '| b | 30.00 |' in run('--rerun-changed')
     assert [line[0] for line in journal(tmp_path / 'tools')] == ['a', 'b', 'b']
     assert (tmp_path / 'out/cells/b/seed0.old1/result.json').exists()

@@ -264,9 +264,10 @@ def test_slurm_scripts_start_what_they_say(trained, data, tmp_path):
         (['tools/export_student.py', 'gone.pth', 'x'], "CheckpointError: checkpoint 'gone.pth'"),
         (
             ['tools/benchmark_loader.py', 'fast'],
-            "ConfigError: no part 'fast': allowed are speed, start, operations",
+            "ConfigError: no part 'fast': allowed are speed, start",
         ),
         (['tools/benchmark.py', 'speed'], "ConfigError: no part 'speed': allowed are step, memory"),
+        (['tools/benchmark.py', 'memory', '--plot', 'b.svg'], '--plot draws growth and'),
         (['tools/compare.py', 'a=gone.json'], "ConfigError: 'a=gone.json': expected NAME=FILE"),
     ],
 )  # fmt: skip

@@ -1,14 +1,12 @@
 """Runs written by hand, as LocalVisBackend writes them."""
 
 import json
-import sys
 
 import pytest
-from tooling import load_tool
+from tooling import run_tool
 
 from shd_vit.errors import ConfigError
-
-tool = load_tool('analysis/training_curves')
+from shd_vit.lab import curves
 
 
 def write(work_dir, time, *records):
@@ -66,14 +64,14 @@ def lines(figure):
 
 def test_all_curves_of_two_runs_are_where_they_belong(tmp_path):
     runs = {
-        'with SHD': tool.read_run(distilled(tmp_path / 'a')),
-        'plain': tool.read_run(
+        'with SHD': curves.read_run(distilled(tmp_path / 'a')),
+        'plain': curves.read_run(
             write(tmp_path / 'b', '20260101_000000', logged(15, 1), scored(1, 60.0))
         ),
     }
     # The plain run logs its only loss as 'loss', and was not watched.
     assert runs['plain'].losses == {('cls', 'weighted'): {15: 0}}
-    assert lines(tool.draw(runs)) == {
+    assert lines(curves.draw(runs)) == {
         ('accuracy', 'top-1 (%)'): {'with SHD': {1: 70, 2: 80}, 'plain': {1: 60}},
         ('cls', 'raw value'): {'with SHD': {10: 2, 20: 1}},
         ('shd', 'raw value'): {'with SHD': {10: 3, 20: 2}},
@@ -85,7 +83,7 @@ def test_all_curves_of_two_runs_are_where_they_belong(tmp_path):
 
 
 def test_scales_are_logarithmic_where_values_are_far_apart(tmp_path):
-    figure = tool.draw({'a': tool.read_run(distilled(tmp_path))})
+    figure = curves.draw({'a': curves.read_run(distilled(tmp_path))})
     scales = {axis.get_ylabel(): axis.get_yscale() for axis in figure.axes if axis.get_ylabel()}
     assert scales == {
         'top-1 (%)': 'linear',
@@ -99,11 +97,11 @@ def test_scales_are_logarithmic_where_values_are_far_apart(tmp_path):
 
 
 def test_a_run_without_the_monitor_shows_what_was_logged(tmp_path):
-    run = tool.read_run(
+    run = curves.read_run(
         write(tmp_path, '20260101_000000', logged(5, 1, loss_cls=2.0, loss_shd=1.0))
     )
     assert run.losses == {('cls', 'weighted'): {5: 2.0}, ('shd', 'weighted'): {5: 1.0}}
-    titles = [axis.get_title() for axis in tool.draw({'a': run}).axes]
+    titles = [axis.get_title() for axis in curves.draw({'a': run}).axes]
     assert titles == ['cls', 'shd']
 
 
@@ -123,7 +121,7 @@ def test_resumed_runs_are_one(tmp_path):
         logged(28, 2, loss_cls=28.0),
         scored(2, 60.0),
     )
-    run = tool.read_run(str(tmp_path))
+    run = curves.read_run(str(tmp_path))
     assert run.losses == {('cls', 'weighted'): {10: 1, 20: 20, 28: 28}}
     assert run.accuracy == {1: 50, 2: 60}
 
@@ -131,28 +129,27 @@ def test_resumed_runs_are_one(tmp_path):
 def test_a_run_from_the_start_replaces_earlier_ones(tmp_path):
     write(tmp_path, '20260101_000000', logged(5, 1, loss_cls=1.0), scored(9, 50.0))
     write(tmp_path, '20260102_000000', logged(10, 1, loss_shd=4.0), scored(1, 40.0))
-    run = tool.read_run(str(tmp_path))
+    run = curves.read_run(str(tmp_path))
     assert run == ({1: 40}, {('shd', 'weighted'): {10: 4}}, 'epoch')
 
 
 def test_a_run_that_was_only_tested_changes_nothing(tmp_path):
     distilled(tmp_path)
-    before = tool.read_run(str(tmp_path))
+    before = curves.read_run(str(tmp_path))
     (tmp_path / '20260103_000000/vis_data').mkdir(parents=True)
     (tmp_path / '20260103_000000/vis_data/scalars.json').touch()
-    assert tool.read_run(str(tmp_path)) == before
+    assert curves.read_run(str(tmp_path)) == before
 
 
 def test_a_line_cut_short_is_left_out(tmp_path):
     distilled(tmp_path)
     with open(tmp_path / '20260101_000000/vis_data/scalars.json', 'a') as file:
         file.write('{"accuracy/top1": 9')
-    assert tool.read_run(str(tmp_path)).accuracy == {1: 70, 2: 80}
+    assert curves.read_run(str(tmp_path)).accuracy == {1: 70, 2: 80}
 
 
 def start(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, 'argv', ['training_curves.py', *map(str, arguments)])
-    tool.main()
+    run_tool('analysis/training_curves', monkeypatch, *arguments)
 
 
 @pytest.mark.parametrize('suffix', ['.svg', '.png', '.pdf'])

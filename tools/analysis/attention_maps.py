@@ -10,43 +10,31 @@ python tools/analysis/attention_maps.py configs/fashion_mnist/shd.py before=init
 from __future__ import annotations
 
 import argparse
-import copy
-import sys
-import warnings
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.checkpoint import load_weights
-from shd_vit.hosts.mmpretrain.cli import run_tool
-from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
-from shd_vit.lab import (
-    LayerMaps,
-    Query,
+from shd_vit.lab.figures import check_output
+from shd_vit.lab.images import one_image, shown_image
+from shd_vit.lab.maps import layer_maps
+from shd_vit.lab.maps_figure import draw, rows_of, table_of
+from shd_vit.lab.models import (
     analysis_parser,
     distiller_config,
-    layer_maps,
     load_distiller,
-    one_image,
-    shown_image,
+    record,
+    student_taps,
 )
-from shd_vit.lab.figures import check_output
-from shd_vit.lab.maps_figure import alpha_text, draw, rows_of
-from shd_vit.losses import ModelOutput
+from shd_vit.lab.query import Query
+from shd_vit.lab.report import show
 from shd_vit.pairing.layers import Pairs
-from shd_vit.taps import Anatomy, AttentionTap
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from report import Table, show
+from shd_vit.taps import Anatomy
 
 
 def main() -> None:
     args = _parse()
     out, students = check_output(args.out), _students(args.students)
     query = None if args.query == 'none' else Query.parse(args.query)
-    warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     cfg = distiller_config(args)
     image = one_image(cfg, args.image)
     distiller = load_distiller(cfg, args.teacher)
@@ -55,8 +43,8 @@ def main() -> None:
     inputs = distiller.data_preprocessor(dict(inputs=[image]))['inputs']
 
     kept = loss.alignment
-    teacher = distiller.teacher_output(inputs).attention
-    recorded = {name: _record(distiller, file, inputs) for name, file in students.items()}
+    teacher = record(distiller, inputs)[1].attention
+    recorded = {name: student_taps(distiller, file, inputs) for name, file in students.items()}
     prefix = kept.prefix
     if prefix is None and query is not None:  # their number may be known where names are not
         prefix = ('unknown',) * Anatomy(distiller.teacher, 'teacher').num_prefix_tokens
@@ -68,7 +56,7 @@ def main() -> None:
         if query is not None:
             query.check(prefix, maps.teacher.shape[-1])
         rows = rows_of(maps, query, prefix, args.matrix or query is None)
-        show([_table(maps)])
+        show([table_of(maps)])
         file = out if len(pairs) == 1 else _of_layer(out, s, t)
         draw(rows, shown_image(image, distiller.data_preprocessor), maps, query, file)
 
@@ -134,27 +122,6 @@ def _pairs(layer: str, pairs: Pairs) -> Pairs:
         allowed = ', '.join(map(str, known))
         raise ConfigError(f'--layer {layer}: allowed are last, all and student layers {allowed}')
     return chosen
-
-
-@torch.no_grad()
-def _record(distiller: ViTDistiller, file: str, inputs: Tensor) -> dict[int, AttentionTap]:
-    """Taps by layer of the student with the weights of a file, or with its own."""
-    student = distiller.student
-    initial = copy.deepcopy(student.state_dict())
-    if file != 'init':
-        load_weights(student, file)
-    taps = ModelOutput.of(distiller.distillation.student_bank, student, inputs).attention
-    student.load_state_dict(initial)
-    return taps
-
-
-def _table(maps: LayerMaps) -> Table:
-    rows = [['squeezed head', 'alpha', *(f'KL to {name}' for name in maps.students)]]
-    for i, head in enumerate(maps.merged):
-        rows.append(
-            [head.name, alpha_text(maps.alphas[i]), *(f'{kl[i]:.4f}' for kl in maps.kl.values())]
-        )
-    return f'Student layer {maps.layers[0]}, teacher layer {maps.layers[1]}', rows
 
 
 def _of_layer(out: Path, student: int, teacher: int) -> Path:

@@ -9,33 +9,17 @@ python tools/analysis/step_time.py none=configs/deit_tiny_baseline.py SHD=config
 python tools/analysis/step_time.py a=A.py b=B.py --batch 32 --json steps.json --markdown steps.md
 """
 
-from __future__ import annotations
-
 import argparse
-import json
-import os
-import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from statistics import median
 
-import torch
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
-from mmpretrain.structures import DataSample
-from torch import nn
 
-import shd_vit  # noqa: F401  (registers)
-from shd_vit.convert import image_shape
+from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.cli import build_runner, read_config, run_tool
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from report import Table, environment, environment_table, in_turns, show
-
-MIB = 2**20
+from shd_vit.hosts.mmpretrain.cli import read_config
+from shd_vit.lab.report import environment, environment_table, show, write_json
+from shd_vit.lab.step_time import build, measure, step_table
 
 
 def main() -> None:
@@ -67,12 +51,10 @@ def main() -> None:
     batch = args.batch or next(iter(configs.values())).train_dataloader.batch_size
     with tempfile.TemporaryDirectory() as folder:
         runners = {name: build(name, cfg, folder) for name, cfg in configs.items()}
-        results = measure(runners, batch, args)
+        results = measure(runners, batch, args.steps, args.rounds, args.image_size)
     machine = dict(environment(), images_a_step=batch)
     show([environment_table(machine), step_table(results)], args.markdown)
-    if args.json:
-        values = dict(environment=machine, step_time=results)
-        Path(args.json).write_text(json.dumps(values, indent=1) + '\n')
+    write_json(dict(environment=machine, step_time=results), args.json)
 
 
 def read_configs(args: argparse.Namespace) -> dict[str, Config]:
@@ -82,92 +64,8 @@ def read_configs(args: argparse.Namespace) -> dict[str, Config]:
         name, equals, path = pair.partition('=')
         if not (name and equals) or name in configs:
             raise ConfigError(f'{pair!r}: expected NAME=CONFIG, each name once')
-        single = argparse.Namespace(
-            config=path, cfg_options=args.cfg_options, launcher='none', work_dir=None, local_rank=0
-        )
-        configs[name] = read_config(single)
+        configs[name] = read_config(path, args.cfg_options)
     return configs
-
-
-def build(name: str, cfg: Config, folder: str) -> Runner:
-    """A runner whose model has its first weights, and whose optimiser changes nothing."""
-    cfg.work_dir = os.path.join(folder, str(len(os.listdir(folder))))
-    cfg.experiment_name = f'step time of {name}'  # mmengine keeps global logs by it
-    cfg.log_level = 'ERROR'
-    cfg.load_from, cfg.resume = None, False
-    for part in ('student', 'teacher'):
-        model = cfg.model.get(part)
-        if isinstance(model, dict) and (part == 'teacher' or 'checkpoint' in model):
-            model.checkpoint = None
-    runner = build_runner(cfg)
-    runner._init_model_weights()
-    runner.optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
-    for group in runner.optim_wrapper.param_groups:
-        group['lr'] = 0.0
-    runner.model.train()
-    return runner
-
-
-def measure(runners: dict[str, Runner], batch: int, args: argparse.Namespace) -> dict[str, dict]:
-    """Seconds, ratio, parameters and, on a GPU, memory of each."""
-    steps = {name: step_of(runner, batch, args.image_size) for name, runner in runners.items()}
-    memory = {name: peak_memory(step) for name, step in steps.items()}
-    times = in_turns(steps, args.rounds, 'steps', args.steps)
-    medians = {
-        name: [
-            median(seconds[start : start + args.steps])
-            for start in range(0, len(seconds), args.steps)
-        ]
-        for name, seconds in times.items()
-    }
-    first = next(iter(medians.values()))
-    return {
-        name: dict(
-            seconds=median(times[name]),
-            fastest=min(times[name]),
-            ratio=median(own / base for own, base in zip(medians[name], first, strict=True)),
-            trained_parameters=trained(runner.model),
-            loss_parameters=trained(getattr(runner.model, 'losses', nn.Module())),
-            peak_mib=memory[name],
-        )
-        for name, runner in runners.items()
-    }
-
-
-def step_of(runner: Runner, batch: int, size: int | None) -> Callable[[], None]:
-    """A training step on one batch of random images, as a loader would give it."""
-    student = getattr(runner.model, 'student', runner.model)
-    shape = image_shape(student, (size, size) if size else None)
-    data = dict(
-        inputs=torch.randint(256, (batch, *shape), dtype=torch.uint8),
-        data_samples=[DataSample().set_gt_label(0) for _ in range(batch)],
-    )
-    return lambda: runner.model.train_step(dict(data), runner.optim_wrapper)
-
-
-def peak_memory(step: Callable[[], None]) -> float | None:
-    """MiB that a step needs on top of weights and optimiser state; None without a GPU."""
-    if not torch.cuda.is_available():
-        return None
-    step()  # the first makes the optimiser's state, and compiles
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return (torch.cuda.max_memory_allocated() - before) / MIB
-
-
-def trained(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def step_table(results: dict[str, dict]) -> Table:
-    first = next(iter(results))
-    rows = [['', 'ms a step', f'/ {first}', 'trained parameters', 'of losses', 'peak memory']]
-    for name, r in results.items():
-        peak = 'n/a' if r['peak_mib'] is None else f'{r["peak_mib"]:.0f} MiB'
-        counts = [f'{r[key]:,}' for key in ('trained_parameters', 'loss_parameters')]
-        rows.append([name, f'{1e3 * r["seconds"]:.1f}', f'{r["ratio"]:.3f}', *counts, peak])
-    return 'Training step', rows
 
 
 if __name__ == '__main__':

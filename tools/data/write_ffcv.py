@@ -47,7 +47,7 @@ class Samples:
 def dataset_config(args: argparse.Namespace) -> dict:
     """Config of the data set that the command line names."""
     if args.config:
-        cfg = read_config(args)
+        cfg = read_config(args.config)
         init_default_scope(cfg.get('default_scope', 'mmpretrain'))
         loader = cfg.get(f'{args.split}_dataloader')
         if not loader or 'dataset' not in loader:
@@ -124,7 +124,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.limit is not None and args.limit < 1:
         parser.error(f'--limit {args.limit}: expected at least 1')
-    args.launcher, args.local_rank, args.work_dir, args.cfg_options = 'none', 0, None, None
     return args
 
 

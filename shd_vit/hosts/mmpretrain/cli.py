@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 
-__all__ = ['build_runner', 'config_parser', 'read_config', 'run_tool']
+__all__ = ['build_runner', 'config_of', 'config_parser', 'read_config', 'run_tool']
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -41,23 +41,35 @@ def config_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    """The config named on the command line, with the common options put in.
+def read_config(
+    config: str,
+    cfg_options: dict | None = None,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+) -> Config:
+    """A config with the common options put in; they are those of :func:`config_parser`.
 
     Raises:
         ConfigError: If there is no such file.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if '::' not in args.config and not os.path.isfile(args.config):
-        raise ConfigError(f'config {args.config!r} does not exist: expected a config file')
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    if '::' not in config and not os.path.isfile(config):
+        raise ConfigError(f'config {config!r} does not exist: expected a config file')
+    cfg = Config.fromfile(config)
+    cfg.launcher = launcher
     # From the command line, else from the config, else from the config's name.
     default = os.path.join('work_dirs', Path(cfg.filename).stem)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or default
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
     return cfg
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """:func:`read_config` of what a :func:`config_parser` read."""
+    names = ('config', 'cfg_options', 'work_dir', 'launcher', 'local_rank')
+    return read_config(**{name: getattr(args, name) for name in names})
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -93,7 +93,7 @@ class ViTDistiller(BaseModel):
         _refuse_own_loss(self.student)
         built = {name: _build_loss(name, cfg) for name, cfg in losses.items()}
         self.distillation = Distillation(built, self.student, teacher_model, _schedules(losses))
-        self.losses = self.distillation.losses
+        self.losses: Any = self.distillation.losses
         self.schedules = self.distillation.schedules
         self._refuse_other_logits(teacher_cfg)
 

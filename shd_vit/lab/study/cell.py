@@ -1,51 +1,86 @@
-"""One row at one seed: its folder, whether it is done, and what came of it.
+"""One row at one seed: a command line, the metrics that it writes, and what came of it.
 
-cells/ROW/seed0.py is the config that is trained, as it was when the cell was started; in the folder
-cells/ROW/seed0 are train.log, what training leaves, cell.json, and result.json at the end.
+In the folder cells/ROW/seed0 are train.log, what training leaves, cell.json, and result.json at the
+end. Beside it, of a config, is seed0.py: the config as it was when the cell was started.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
-import os
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
-from mmengine.config import Config
+from shd_vit.errors import ConfigError, ShdVitError
+from shd_vit.lab.records import is_number, is_training, read_records
+from shd_vit.lab.report import read_json, write_json
+from shd_vit.lab.study.launch import Launcher
+from shd_vit.lab.study.plan import Row
+from shd_vit.lab.study.source import short
 
-from shd_vit.errors import ShdVitError
-from shd_vit.lab.study.plan import SEED, Row
+NOT_MEASURED = ('step', 'epoch', 'lr', 'time', 'data_time')
+NOTE = dict(
+    state=(lambda v: v in ('interrupted', 'failed'), "'interrupted' or 'failed'"),
+    seconds=(lambda v: is_number(v) and v >= 0, 'a number from 0'),
+    config_hash=(lambda v: isinstance(v, str), 'text'),
+)
+RESULT = dict(
+    row=(lambda v: isinstance(v, str), 'text'),
+    seed=(lambda v: type(v) is int, 'a whole number'),
+    metrics=(lambda v: isinstance(v, dict) and all(map(is_number, v.values())), 'numbers by name'),
+    minutes=(lambda v: is_number(v) and v >= 0, 'a number from 0'),
+    step_seconds=(lambda v: v is None or is_number(v), 'a number or null'),
+    config_hash=(lambda v: isinstance(v, str), 'text'),
+)
 
 
 class CellFailed(ShdVitError):
     """A cell did not come to its end; the others go on."""
 
 
+class Job(Protocol):
+    """How the training of a row is run.
+
+    Attributes:
+        text: By which a training that has changed is known.
+        about: What is kept of it in results.
+        metrics: Pattern of the files in the cell's folder that it writes.
+    """
+
+    text: str
+    about: dict[str, Any]
+    metrics: str
+
+    def prepare(self, folder: Path, seed: int) -> None:
+        """Write what the command reads; called before each start, with the folder there."""
+
+    def command(self, folder: Path, seed: int, launcher: Launcher) -> list[str]:
+        """Trains, from the latest checkpoint if there is one."""
+
+
 class Cell:
     """A row at a seed, in the folder of its study.
 
     Args:
-        config: The row's, resolved.
+        job: The row's.
         out: The study's folder.
+        metric: A name that validation logs.
     """
 
-    def __init__(self, row: Row, seed: int, config: Config, out: str | Path) -> None:
+    def __init__(self, row: Row, seed: int, job: Job, out: str | Path, metric: str) -> None:
         self.row = row
         self.seed = seed
         self.name = f'{row.name}, seed {seed}'
         self.folder = Path(out) / 'cells' / row.folder / f'seed{seed}'
-        self.config_file = self.folder.with_name(f'seed{seed}.py')
         self.log = self.folder / 'train.log'
-        self._config = config
-        self._hash = hashlib.sha256(config.pretty_text.encode()).hexdigest()
+        self.job = job
+        self.metric = metric
+        self._hash = hashlib.sha256(job.text.encode()).hexdigest()
 
     @property
     def state(self) -> str:
-        """'waiting', 'interrupted', 'failed', 'finished'; 'changed' if of another config."""
-        note, result = self._note(), self.result()
+        """'waiting', 'interrupted', 'failed', 'finished'; 'changed' if of another training."""
+        result, note = self.result(), self._note()
         started = result or note
         if not started:
             return 'waiting'
@@ -54,99 +89,100 @@ class Cell:
         return 'finished' if result else note['state']
 
     def result(self) -> Any:
-        """What finish() wrote; None if it has not."""
-        return _read(self.folder / 'result.json')
+        """What finish() wrote; None if it has not.
+
+        Raises:
+            ConfigError: If it is not what finish() writes.
+        """
+        result = self._read('result.json', RESULT)
+        if result and result['config_hash'] == self._hash and self.metric not in result['metrics']:
+            known = ', '.join(result['metrics'])[:500]
+            raise ConfigError(
+                f'{self.name} has no metric {self.metric!r}; it has {known or "none"}'
+            )
+        return result
 
     def begin(self) -> None:
-        """Make the folder and the config that the training is to read.
+        """Make the folder and what the training is to read.
 
-        What another config made is renamed first.
+        What another training made is renamed first.
         """
         if self.state == 'changed':
-            self._set_aside()
+            number = 1
+            while (aside := self.folder.with_name(f'{self.folder.name}.old{number}')).exists():
+                number += 1
+            self.folder.rename(aside)
         self.folder.mkdir(parents=True, exist_ok=True)
-        config = copy.deepcopy(self._config)
-        config.merge_from_dict({SEED: self.seed})
-        config.dump(self.config_file)
-        self._write_note('interrupted', self._note() or {'seconds': 0.0})
+        self.job.prepare(self.folder, self.seed)
+        self.leave(0.0, failed=False)
 
     def leave(self, seconds: float, failed: bool) -> None:
         """Note an attempt that did not finish, and how long it took."""
-        note = self._note() or {'seconds': 0.0}
-        note['seconds'] += seconds
-        self._write_note('failed' if failed else 'interrupted', note)
+        state = 'failed' if failed else 'interrupted'
+        values = dict(state=state, seconds=self._spent() + seconds, config_hash=self._hash)
+        write_json(values, self.folder / 'cell.json')
 
-    def finish(self, metric: str, seconds: float) -> dict:
-        """Read what training wrote and keep it as result.json.
+    def finish(self, seconds: float) -> dict:
+        """Read what training wrote and keep it as result.json: the last validation, not the best.
 
         Args:
-            metric: A name that validation logs; of the last validation, not the best.
             seconds: What the last attempt took.
 
         Raises:
             CellFailed: If the weights that training ended with were not validated, or not by
                 this metric.
         """
-        lines = _scalars(self.folder)
-        # Lines of training have a learning rate, lines of validation do not.
-        validations = [line for line in lines if 'lr' not in line]
-        if not validations or 'lr' in lines[-1]:
+        records = read_records(self.folder, self.job.metrics)
+        validations = [r for r in records if self.metric in r or not is_training(r)]
+        at = max((i for i, r in enumerate(records) if self.metric in r), default=None)
+        last, after = (None, records[-1:]) if at is None else (records[at], records[at + 1 :])
+        if not validations or any(map(is_training, after)):
             raise CellFailed(
-                f'training ended without a validation of its last weights; remove {self.folder} '
-                'to run it again'
+                f'training ended without a validation of its last weights in {self.job.metrics}; '
+                f'remove {self.folder} to run it again'
             )
-        last = validations[-1]
-        metrics = {k: v for k, v in last.items() if k not in ('step', 'time', 'data_time')}
-        if metric not in metrics:
-            known = ', '.join(metrics) or 'none'
-            raise CellFailed(f'metric {metric!r} is not what validation logs; it logs {known}')
-        steps = [line['time'] for line in lines if 'lr' in line and 'time' in line]
+        if last is None:
+            known = ', '.join(self._measured(validations[-1]))[:500] or 'none'
+            raise CellFailed(f'metric {self.metric!r} is not what validation logs; it logs {known}')
+        if not is_number(last[self.metric]):
+            value = short(last[self.metric])
+            raise CellFailed(f'metric {self.metric!r} is {value} at the end, no finite number')
+        times = [r['time'] for r in records if is_training(r) and is_number(r.get('time'))]
         result = dict(
             row=self.row.name,
             seed=self.seed,
-            metrics=metrics,
-            step=last['step'],
-            minutes=((self._note() or {'seconds': 0.0})['seconds'] + seconds) / 60,
-            step_seconds=median(steps) if steps else None,
-            config=self.row.config,
+            metrics=self._measured(last),
+            step=last.get('step', last.get('epoch')),
+            minutes=(self._spent() + seconds) / 60,
+            step_seconds=median(times) if times else None,
+            **self.job.about,
             options=self.row.options,
             config_hash=self._hash,
         )
-        write_json(self.folder / 'result.json', result)
+        write_json(result, self.folder / 'result.json')
         return result
 
-    def _set_aside(self) -> None:
-        number = 1
-        while (aside := self.folder.with_name(f'{self.folder.name}.old{number}')).exists():
-            number += 1
-        self.folder.rename(aside)
+    def _measured(self, record: dict) -> dict[str, float]:
+        return {k: v for k, v in record.items() if is_number(v) and k not in NOT_MEASURED}
+
+    def _spent(self) -> float:
+        note = self._note()
+        return note['seconds'] if note else 0.0
 
     def _note(self) -> Any:
-        return _read(self.folder / 'cell.json')
+        return self._read('cell.json', NOTE)
 
-    def _write_note(self, state: str, note: dict) -> None:
-        values = dict(state=state, seconds=note['seconds'], config_hash=self._hash)
-        write_json(self.folder / 'cell.json', values)
-
-
-def write_json(path: Path, values: object) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(json.dumps(values, indent=1, default=str) + '\n')
-    os.replace(part, path)
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _scalars(folder: Path) -> list[dict]:
-    """What mmengine logged, of all runs in the order of time: a resumed cell has several."""
-    lines = []
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue  # the line that a killed run was writing
-    return lines
+    def _read(self, name: str, fields: dict) -> Any:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ConfigError(f'{path}: {short(values)} must be a mapping; remove it to train anew')
+        for field, (is_right, what) in fields.items():
+            value = values.get(field)
+            if field not in values or not is_right(value):
+                raise ConfigError(
+                    f'{path}: {field}={short(value)} must be {what}; remove it to train anew'
+                )
+        return values

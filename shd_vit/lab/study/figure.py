@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shd_vit.lab.figures import pyplot
-from shd_vit.lab.study.statistics import interval_95
+from shd_vit.lab.study.results import interval_95
 
 
 def draw(values: dict, out: Path) -> None:

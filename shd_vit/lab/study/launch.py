@@ -1,4 +1,4 @@
-"""How a cell's training is started: by the project's own scripts, one way for all cells."""
+"""How trainings are started, several side by side on one machine or through Slurm."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study.cell import Cell
 
 
 class Launcher:
@@ -25,23 +22,21 @@ class Launcher:
         self.kind, _, self.argument = spec.partition(':')
         self.jobs = jobs
         self.tools = Path(tools)
-        right = dict(none=not self.argument, dist=self.argument.isdigit(), slurm=self.argument)
+        right = dict(none=not self.argument, dist=self.argument.isdecimal(), slurm=self.argument)
         if not right.get(self.kind) or self.argument.strip('0') == '' != self.argument:
             raise ConfigError(
                 f'--launcher {spec!r}: allowed are none, dist:PROCESSES and slurm:PARTITION'
             )
-        if jobs < 1:
-            raise ConfigError(f'--jobs={jobs} must be at least 1')
+        if not 1 <= jobs <= 1000:
+            raise ConfigError(f'--jobs={jobs} must be at least 1, and at most 1000')
         self.processes = int(self.argument) if self.kind == 'dist' else 1
 
-    def command(self, cell: Cell) -> list[str]:
-        """Trains a cell, from its latest checkpoint if there is one."""
-        config, folder = str(cell.config_file), str(cell.folder)
+    def train(self, config: Path, folder: Path, job: str) -> list[str]:
+        """Trains a config of mmengine's by our own scripts, from its latest checkpoint."""
         if self.kind == 'slurm':
-            job = f'{cell.row.folder}-{cell.seed}'
             script = str(self.tools / 'slurm_train.sh')
-            return ['bash', script, self.argument, job, config, folder, '--resume']
-        arguments = [config, '--work-dir', folder, '--resume']
+            return ['bash', script, self.argument, job, str(config), str(folder), '--resume']
+        arguments = [str(config), '--work-dir', str(folder), '--resume']
         if self.kind == 'dist':
             arguments.insert(1, self.argument)
             return ['bash', str(self.tools / 'dist_train.sh'), *arguments]
@@ -76,5 +71,7 @@ def _cores() -> int:
 def _gpus() -> list[str]:
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     if visible is None:
+        import torch
+
         return [str(i) for i in range(torch.cuda.device_count())]
     return [gpu for gpu in visible.split(',') if gpu]

@@ -25,26 +25,19 @@ class Progress:
     """
 
     def __init__(
-        self, cells: list[Cell], count: int, metric: str, jobs: int, write: Callable[[], None]
+        self, cells: list[Cell], count: int, jobs: int, write: Callable[[], object]
     ) -> None:
         self.failures: list[str] = []
         self._minutes = [cell.result()['minutes'] for cell in cells if cell.state == 'finished']
-        self._count = count
-        self._ended = 0
-        self._metric = metric
-        self._jobs = jobs
-        self._write = write
+        self._count, self._ended, self._jobs, self._write = count, 0, jobs, write
         self._running: list[str] = []
         # Names are not markup, and numbers need no colour.
-        self._console = Console(markup=False, highlight=False, soft_wrap=True)
+        console = Console(markup=False, highlight=False, soft_wrap=True)
+        text = progress.TextColumn('{task.description}', markup=False)
         self._bar = progress.Progress(
-            progress.MofNCompleteColumn(),
-            progress.BarColumn(),
-            progress.TextColumn('{task.description}', markup=False),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+            progress.MofNCompleteColumn(), progress.BarColumn(), text,
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
         self._task = self._bar.add_task('', total=count)
         self._say(f'{count} cells to train, {len(self._minutes)} of {len(cells)} are finished')
 
@@ -52,20 +45,20 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def started(self, cell: Cell) -> None:
         self._running.append(cell.name)
-        if not self._console.is_terminal:
+        if not self._bar.console.is_terminal:
             self._say(f'{cell.name}: started ({self._ended} of {self._count}{self._left()})')
         self._update()
 
     def finished(self, cell: Cell, result: dict) -> None:
         self._minutes.append(result['minutes'])
         self._write()
-        value, minutes = result['metrics'][self._metric], result['minutes']
-        self._end(cell, f'{self._metric} {value:.2f} after {minutes:.1f} min')
+        value = f'{cell.metric} {result["metrics"][cell.metric]:.2f}'
+        self._end(cell, f'{value} after {result["minutes"]:.1f} min')
 
     def failed(self, cell: Cell, reason: str) -> None:
         self.failures.append(cell.name)
@@ -73,8 +66,7 @@ class Progress:
 
     def _end(self, cell: Cell, what: str) -> None:
         self._ended += 1
-        if cell.name in self._running:
-            self._running.remove(cell.name)
+        self._running = [name for name in self._running if name != cell.name]
         self._say(f'{cell.name}: {what}')
         self._update()
 

@@ -1,39 +1,71 @@
-"""What a study has found so far: a dict for JSON, and tables."""
+"""What a study has found so far: a dict for JSON, and tables of means and how sure they are."""
 
 from __future__ import annotations
 
+import math
 from statistics import fmean, median, stdev
+from typing import NamedTuple
 
-from shd_vit.lab.study.cell import Cell
+from scipy.special import stdtrit
+
+from shd_vit.lab.report import Table
 from shd_vit.lab.study.plan import Study
-from shd_vit.lab.study.statistics import paired_difference
 
 MISSING = 'n/a'
 
 
-def results(study: Study, cells: list[Cell]) -> dict[str, object]:
-    """Cells, rows and tables. What a cell of another config left does not count."""
-    done = [cell.result() for cell in cells if cell.state == 'finished']
+class Interval(NamedTuple):
+    """A mean with its 95 % confidence interval; no bounds for fewer than two values."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def interval_95(values: list[float]) -> Interval:
+    """Mean of at least one value, with the interval of Student's t."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return Interval(mean, None, None)
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_difference(row: dict[int, float], against: dict[int, float]) -> Interval | None:
+    """Difference of two rows over the seeds that both have; None if there is no such seed.
+
+    Args:
+        row: Values by seed.
+        against: Values by seed, subtracted.
+    """
+    seeds = sorted(row.keys() & against.keys())
+    return interval_95([row[seed] - against[seed] for seed in seeds]) if seeds else None
+
+
+def results(study: Study, done: list[dict]) -> dict[str, object]:
+    """Cells, rows and tables.
+
+    Args:
+        done: What the finished cells gave.
+    """
+    found = {name: [r for r in done if r['row'] == name] for name in study.rows}
     values = {
-        name: {r['seed']: r['metrics'][study.metric] for r in done if r['row'] == name}
-        for name in study.rows
+        name: {r['seed']: r['metrics'][study.metric] for r in own} for name, own in found.items()
     }
-    rows = {name: _row(values[name], [r for r in done if r['row'] == name]) for name in study.rows}
     tables = []
     for table in study.tables:
-        differences = {
-            name: paired_difference(values[name], values[table.against])
-            for name in table.rows
-            if name != table.against
-        }
+        others = [name for name in table.rows if name != table.against]
+        pairs = {name: paired_difference(values[name], values[table.against]) for name in others}
+        differences = {name: pair._asdict() if pair else None for name, pair in pairs.items()}
         tables.append(
             dict(
                 title=table.title,
                 against=table.against,
                 rows=list(table.rows),
-                differences={n: d._asdict() if d else None for n, d in differences.items()},
+                differences=differences,
             )
         )
+    rows = {name: _row(values[name], found[name]) for name in study.rows}
     return dict(metric=study.metric, cells=done, rows=rows, tables=tables)
 
 
@@ -49,25 +81,22 @@ def _row(values: dict[int, float], done: list[dict]) -> dict[str, object]:
     )
 
 
-def tables(metric: str, values: dict) -> list[tuple[str, list[list[str]]]]:
+def tables(values: dict) -> list[Table]:
     """Title and rows of each table, headings first, of what results() gives."""
-    return [(table['title'], _table(metric, table, values['rows'])) for table in values['tables']]
+    return [
+        (table['title'], _table(values['metric'], table, values['rows']))
+        for table in values['tables']
+    ]
 
 
 def _table(metric: str, table: dict, rows: dict[str, dict]) -> list[list[str]]:
-    against = f'minus {table["against"]}'
-    lines = [['', metric, 'deviation', against, '95 % interval', 'by seed']]
+    lines = [['', metric, 'deviation', f'minus {table["against"]}', '95 % interval', 'by seed']]
     for name in table['rows']:
         row = rows[name]
-        lines.append(
-            [
-                name,
-                _number(row['mean']),
-                _number(row['deviation']),
-                *(['', ''] if name == table['against'] else _change(table['differences'][name])),
-                ', '.join(map(_number, row['values'].values())) or MISSING,
-            ]
-        )
+        is_reference = name == table['against']
+        by_seed = ', '.join(map(_number, row['values'].values())) or MISSING
+        change = ['', ''] if is_reference else _change(table['differences'][name])
+        lines.append([name, _number(row['mean']), _number(row['deviation']), *change, by_seed])
     return lines
 
 

@@ -1,165 +1,98 @@
-"""Running cells, several at a time, until all have ended or the user interrupts."""
+"""A study from its file to its tables."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import queue
 import signal
-import subprocess
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+import sys
 from pathlib import Path
-from typing import Protocol
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study.cell import Cell, CellFailed
+from shd_vit.lab.report import as_markdown, environment, write_json
+from shd_vit.lab.study.cell import Cell
+from shd_vit.lab.study.figure import draw
+from shd_vit.lab.study.jobs import make_cells
 from shd_vit.lab.study.launch import Launcher
-
-GRACE = 45  # seconds to end in; torchrun gives its own workers 30
-
-
-class Watcher(Protocol):
-    """Is told what happens. ``started`` is called from several threads."""
-
-    def started(self, cell: Cell) -> None: ...
-
-    def finished(self, cell: Cell, result: dict) -> None: ...
-
-    def failed(self, cell: Cell, reason: str) -> None: ...
+from shd_vit.lab.study.plan import Study, read_study
+from shd_vit.lab.study.processes import run_cells
+from shd_vit.lab.study.progress import Progress
+from shd_vit.lab.study.results import results, tables
 
 
-def run_cells(
-    cells: Sequence[Cell], metric: str, launcher: Launcher, watcher: Watcher, out: str | Path
+def run_study(
+    path: str,
+    out: str | None,
+    only: list[str] | None,
+    launcher: Launcher,
+    lists: bool = False,
+    reruns_changed: bool = False,
 ) -> None:
-    """Train all cells, in their order, and collect their results.
+    """Train what is not finished, rewriting results.json and .md in the folder after every cell.
 
     Args:
-        out: The study's folder. Only one study at a time may train in it.
+        path: The study's file.
+        out: Its folder (default: work_dirs/NAME of the file).
+        only: Rows and grids to train (default: all).
+        launcher: How.
+        lists: Print the cells and their states, and train none.
+        reruns_changed: Train again what was trained with other settings.
 
     Raises:
-        KeyboardInterrupt: On Ctrl-C, once all trainings have ended.
-        ConfigError: If another study trains in this folder.
+        ConfigError: If anything in the file cannot work, or a cell has changed.
+        SystemExit: If cells have failed (1) or the user interrupted (130).
     """
-    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for slot in range(launcher.jobs):
-        slots.put(slot)
-    with only_one(out) as lock, ThreadPoolExecutor(launcher.jobs) as pool:
-        trainings = _Trainings(lock)
-
-        def run(cell: Cell) -> dict:
-            slot = slots.get()
-            try:
-                return _run(cell, metric, launcher, slot, trainings, watcher)
-            finally:
-                slots.put(slot)
-
-        futures = {pool.submit(run, cell): cell for cell in cells}
-        try:
-            for future in as_completed(futures):
-                try:
-                    result = future.result()
-                except CellFailed as error:
-                    watcher.failed(futures[future], str(error))
-                else:
-                    watcher.finished(futures[future], result)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            trainings.stop()
-            raise
+    study = read_study(path)
+    folder = Path(out or Path('work_dirs') / Path(path).stem)
+    names = study.names(only or list(study.rows), '--only')
+    cells = make_cells(study, folder, launcher)
+    states = {cell.name: cell.state for cell in cells}
+    if lists:
+        for cell in cells:
+            print(f'{states[cell.name]:11}  {cell.name}  {cell.folder}')
+        return
+    chosen = [cell for cell in cells if cell.row.name in names]
+    if not reruns_changed:
+        _refuse_changed([cell for cell in chosen if states[cell.name] == 'changed'])
+    todo = [cell for cell in chosen if states[cell.name] != 'finished']
+    signal.signal(signal.SIGTERM, _interrupt)  # what schedulers send
+    _train(study, cells, todo, launcher, folder)
 
 
-def _run(
-    cell: Cell,
-    metric: str,
-    launcher: Launcher,
-    slot: int,
-    trainings: _Trainings,
-    watcher: Watcher,
-) -> dict:
-    start = time.monotonic()
-    cell.begin()
-    watcher.started(cell)
-    with open(cell.log, 'ab') as log:
-        code = trainings.run(launcher.command(cell), launcher.environment(slot), log)
-    seconds = time.monotonic() - start
+def _train(
+    study: Study, cells: list[Cell], todo: list[Cell], launcher: Launcher, out: Path
+) -> None:
+    machine = environment()
+
+    def write() -> dict:
+        done = [cell.result() for cell in cells if cell.state == 'finished']
+        values = results(study, done)
+        write_json(dict(environment=machine, **values), out / 'results.json')
+        text = '\n'.join(as_markdown(*table) for table in tables(values))
+        (out / 'results.md').write_text(text)
+        return values
+
+    progress = Progress(cells, len(todo), launcher.jobs, write)
     try:
-        if code:
-            raise CellFailed(f'training ended with code {code}' + last_lines(cell.log))
-        return cell.finish(metric, seconds)
-    except CellFailed:
-        cell.leave(seconds, failed=not trainings.stopped)
-        raise
+        with progress:
+            run_cells(todo, launcher, progress, out)
+    except KeyboardInterrupt:
+        left = sum(cell.state != 'finished' for cell in todo)
+        print(f'Interrupted: {left} of {len(todo)} cells are left; the same command goes on')
+        sys.exit(130)
+    draw(write(), out / 'results.svg')
+    print(f'\n{(out / "results.md").read_text()}')
+    if progress.failures:
+        print(f'Failed: {"; ".join(progress.failures)}')
+        sys.exit(1)
 
 
-class _Trainings:
-    """The processes that run, so that all can be ended."""
-
-    def __init__(self, lock: int) -> None:
-        self.stopped = False
-        self._lock = lock
-        self._running: set[subprocess.Popen] = set()
-        self._guard = threading.Lock()
-
-    def run(self, command: list[str], env: dict[str, str], log) -> int:
-        """Exit code of a command."""
-        with self._guard:
-            if self.stopped:
-                raise CellFailed('not started')
-            # A session of its own: the terminal's Ctrl-C is for this process, which passes it on.
-            # The lock stays with the training, should this process be killed.
-            process = subprocess.Popen(
-                command,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=[self._lock],
-            )
-            self._running.add(process)
-        try:
-            return process.wait()
-        finally:
-            self._running.discard(process)
-
-    def stop(self) -> None:
-        """End all, with all that they started."""
-        with self._guard:
-            self.stopped = True
-            running = list(self._running)
-        for process in running:
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        for process in running:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0, deadline - time.monotonic()))
-            _signal(process, signal.SIGKILL)
+def _refuse_changed(changed: list[Cell]) -> None:
+    if changed:
+        raise ConfigError(
+            f'trained with other settings: {changed[0].name} in {changed[0].folder}'
+            f'{f" and {len(changed) - 1} more" if len(changed) > 1 else ""}; choose another --out, '
+            'or --rerun-changed to train anew'
+        )
 
 
-def _signal(process: subprocess.Popen, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-@contextmanager
-def only_one(out: str | Path) -> Iterator[int]:
-    """Hold the lock of a study's folder; its descriptor is for the trainings to hold as well."""
-    Path(out).mkdir(parents=True, exist_ok=True)
-    with open(Path(out) / '.lock', 'a') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f'{str(out)!r}: a study, or a training that one left behind, is running there'
-            ) from None
-        yield file.fileno()
-
-
-def last_lines(log: Path, count: int = 5) -> str:
-    """The end of a log, indented, to be put after a message."""
-    lines = log.read_text(errors='replace').splitlines()
-    return ''.join(f'\n    {line}' for line in [line for line in lines if line.strip()][-count:])
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

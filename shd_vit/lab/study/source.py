@@ -1,58 +1,109 @@
-"""Reading a study's file into a dict: YAML, or Python that defines the same names."""
+"""Reading a study's file into plain values: YAML, or Python that defines the same names."""
 
 from __future__ import annotations
 
 import re
+import reprlib
 import runpy
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import yaml
 
 from shd_vit.errors import ConfigError
 
+MAX_BYTES, MAX_VALUES, MAX_DEPTH, MAX_TEXT = 10**6, 10**5, 12, 10**4
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
 
-def read_source(path: str | Path) -> dict[str, object]:
-    """The names that a study's file defines.
 
-    Of a Python file these are the variables, but for modules, functions, classes and names that
-    start with an underscore.
+def short(value: object) -> str:
+    """A value in a message: of one line, however large it is."""
+    return _short.repr(value)
+
+
+def read_source(path: str | Path) -> dict[str, Any]:
+    """The names that a study's file defines, with numbers, texts, lists and mappings as values.
+
+    Of a Python file these are the variables that hold such values and start with a letter.
 
     Raises:
-        ConfigError: If the file is missing or cannot be read.
+        ConfigError: If the file is missing, cannot be read, or is beyond any study's size.
     """
     path = Path(path)
     if not path.is_file() or path.suffix not in ('.yaml', '.yml', '.py'):
         raise ConfigError(f'study {str(path)!r}: expected a .yaml or .py file')
-    if path.suffix == '.py':
-        return {
-            name: value
-            for name, value in runpy.run_path(str(path)).items()
-            if not (name.startswith('_') or isinstance(value, ModuleType) or callable(value))
-            and name != 'annotations'  # what `from __future__` leaves
-        }
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f'study {str(path)!r} is larger than {MAX_BYTES} bytes')
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        values = _of_python(path) if path.suffix == '.py' else _of_yaml(path)
     except yaml.YAMLError as error:
         where = getattr(error, 'problem_mark', None)
         line = f' line {where.line + 1}:' if where else ''
         problem = getattr(error, 'problem', None) or 'not YAML'
-        raise ConfigError(f'study {str(path)!r}:{line} {problem}') from None
+        raise ConfigError(f'study {str(path)!r}:{line} {problem[:200]}') from None
+    except RecursionError:
+        raise ConfigError(f'study {str(path)!r} is nested too deeply') from None
+    except (Exception, SystemExit) as error:  # of Python anything; of YAML, numbers and dates
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
+        raise ConfigError(f'study {str(path)!r} cannot be read: {reason}') from None
     if not isinstance(values, dict):
         raise ConfigError(f'study {str(path)!r} must define rows or grids')
+    _check_plain(values)
     return values
+
+
+def _of_python(path: Path) -> dict[str, object]:
+    kinds = bool | int | float | str | list | tuple | dict | None
+    return {
+        name: value
+        for name, value in runpy.run_path(str(path)).items()
+        if not name.startswith('_') and isinstance(value, kinds)
+    }
+
+
+def _of_yaml(path: Path) -> object:
+    return yaml.load(path.read_text(encoding='utf-8'), _Loader)
+
+
+def _check_plain(values: dict) -> None:
+    """Refuse what is no number, text, list or mapping, and aliases that unfold without end."""
+    stack: list[tuple[str, object, int]] = [('study', values, 0)]
+    count = 0
+    while stack:
+        field, value, depth = stack.pop()
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise ConfigError(
+                f'{field[:200]}: a study has at most {MAX_DEPTH} levels and {MAX_VALUES} values'
+            )
+        prefix = '' if depth == 0 else f'{field[:200]}.'
+        if isinstance(value, dict):
+            stack += [(f'{field}: a name', key, depth + 1) for key in value]
+            stack += [(f'{prefix}{str(k)[:80]}', v, depth + 1) for k, v in value.items()]
+        elif isinstance(value, list | tuple):
+            stack += [(f'{prefix}{i}', item, depth + 1) for i, item in enumerate(value)]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f'{field} is a whole number of more than 64 bits')
+        elif isinstance(value, str) and len(value) > MAX_TEXT:
+            raise ConfigError(f'{field} is a text of more than {MAX_TEXT} letters')
+        elif not isinstance(value, str | int | float | None):
+            raise ConfigError(f'{field}={short(value)} must be a number, text, list or mapping')
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's, but 1e-3 is a number, and a key that is given twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for (key_node, _), key in zip(node.value, keys, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'{key!r} is defined twice', key_node.start_mark
-                )
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float):
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f'{key!r} is defined twice', key_node.start_mark
+                    )
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 

@@ -1,4 +1,4 @@
-"""Teachers and students of many families, through every classifier, as in tools/analysis/pairs.py.
+"""Teachers and students of many families, through every classifier.
 
 Trusted are the maps that the models really compute, in float64: rows and columns of tokens that are
 not compared are deleted, and the rows that are left normalised to 1.
@@ -9,21 +9,22 @@ import copy
 import pytest
 import references
 import torch
+from hosts.mmpretrain import pairs as zoo
 from models import batch
 from taps.zoo import actual_maps
-from tooling import load_tool
+from tooling import run_tool
 from torch.testing import assert_close
 
 from shd_vit.distillation import Distillation, summary
 from shd_vit.errors import ConfigError, UnsupportedAttention
+from shd_vit.lab.models import record
+from shd_vit.lab.pairs import descend, row, shd_loss
 from shd_vit.losses import (
     AttentionTransferLoss,
     SelfCorrelationLoss,
     SHDLoss,
 )
 from shd_vit.taps import Anatomy
-
-tool = load_tool('analysis/pairs')
 
 # Tokens that are compared, of teacher and student: (class, [distillation or registers,] 16 patches)
 KEPT = {
@@ -45,8 +46,9 @@ def reference(distiller, images, pairs, kept):
     """SHD of all layers, from the maps of both models and the teacher's values."""
     with actual_maps(distiller.student) as student, torch.no_grad():
         distiller.student(images)
-    with actual_maps(distiller.teacher) as teacher:
-        taps = distiller.teacher_output(images).attention
+    with actual_maps(distiller.teacher) as teacher, torch.no_grad():
+        distiller.teacher(images)
+    taps = record(distiller, images)[1].attention
     total = 0.0
     for s, t in pairs:
         own, others = student[s - 1], teacher[t - 1]
@@ -63,32 +65,56 @@ def reference(distiller, images, pairs, kept):
     return total
 
 
-@pytest.mark.parametrize('name', tool.PAIRS)
+@pytest.mark.parametrize('name', zoo.PAIRS)
 def test_every_pair_has_the_loss_of_its_real_maps_and_learns(name, tmp_path):
-    distiller = tool.build(tool.PAIRS[name], tool.TINY, tmp_path)
+    distiller = zoo.build(name, zoo.TINY, tmp_path)
     images, samples = batch(1 if 'Swin' in name else 2)
     pairs = SWIN if 'Swin' in name else [(n, n) for n in range(1, 5)]
     value = distiller(images, samples, mode='loss')['loss_shd']
     expected = reference(distiller, images, pairs, KEPT.get(name))
     assert expected > 0.1
     assert_close(value.double(), expected, rtol=1e-4, atol=0)
-    before, reached = tool.descend(distiller, images)
+    before, reached = descend(distiller, images)
     assert reached
     assert before == value.item()
-    assert tool.shd_loss(distiller, images)[0] < before
+    assert shd_loss(distiller, images)[0] < before
 
 
-def test_the_tool_writes_the_table(tmp_path, monkeypatch):
-    table = tmp_path / 'pairs.md'
-    monkeypatch.setattr(
-        'sys.argv', ['pairs.py', 'DeiT3-S -> distilled', '--tiny', '--out', str(table)]
-    )
-    tool.main()
-    _, row = table.read_text().splitlines()[-2:]
-    cells = [cell.strip() for cell in row.strip('|').split('|')]
-    assert cells[0] == 'DeiT3-S -> distilled DeiT-Ti'
+def test_a_row_says_what_was_paired_and_whether_it_learns(tmp_path):
+    name = 'DeiT3-S -> distilled DeiT-Ti'
+    cells = row(name, zoo.build(name, zoo.TINY, tmp_path), zoo.TINY.image)
+    assert cells[0] == name
     assert cells[2:5] == ['1-4', '6 -> 3', 'cls']
+    assert float(cells[6]) < float(cells[5])
     assert cells[-1] == 'yes'
+
+
+@pytest.mark.slow
+def test_the_tool_writes_the_table(tmp_path, monkeypatch):
+    """Of the published pair: a config of mmpretrain's and a timm name."""
+    run_tool(
+        'analysis/pairs', monkeypatch, 'mmpretrain::deit3/deit3-small-p16_64xb64_in1k.py',
+        'deit_tiny_patch16_224', '--out', tmp_path / 'pairs.md',
+    )  # fmt: skip
+    _, line = (tmp_path / 'pairs.md').read_text().splitlines()[-2:]
+    cells = [cell.strip() for cell in line.strip('|').split('|')]
+    assert cells[1] == 'ImageClassifier(DeiT3) -> TimmClassifier(VisionTransformer)'
+    assert cells[2:5] == ['1-12', '6 -> 3', 'cls']
+    assert cells[-1] == 'yes'
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['a', 'b', 'c'], "'c' has no student: models come in pairs"),
+        (['vit_tiny_patch16_224', 'b'], "'b' is neither a model of timm nor the .py file"),
+        (['a', 'b', '--images', 0], '--images=0 must be at least 1'),
+        (['a', 'b', '--image-size', -1], '--image-size=-1 must be at least 1'),
+    ],
+)
+def test_mistakes_are_named(arguments, message, monkeypatch):
+    with pytest.raises(ConfigError, match=message):
+        run_tool('analysis/pairs', monkeypatch, *arguments)
 
 
 @pytest.fixture(scope='module')
@@ -97,12 +123,12 @@ def models(tmp_path_factory):
     from mmpretrain.models import build_classifier
 
     folder = tmp_path_factory.mktemp('models')
-    registers = tool.timm_vit('vit_small_patch14_reg4_dinov2', 3)(tool.TINY, folder)
+    registers = zoo.timm_vit('vit_small_patch14_reg4_dinov2', 3)(zoo.TINY, folder)
     made = dict(
-        distilled=tool.TIMM_DISTILLED_DEIT_TI(tool.TINY, folder),
+        distilled=zoo.TIMM_DISTILLED_DEIT_TI(zoo.TINY, folder),
         one_register={**registers, 'reg_tokens': 1},
-        plain=tool.DEIT_TI(tool.TINY, folder),
-        swin=tool.timm_swin(6, 3)(tool.TINY, folder),
+        plain=zoo.DEIT_TI(zoo.TINY, folder),
+        swin=zoo.timm_swin(6, 3)(zoo.TINY, folder),
     )
     return {name: build_classifier(cfg) for name, cfg in made.items()}
 
@@ -121,7 +147,7 @@ def test_what_is_shared_is_said_in_the_summary(models, tmp_path):
     loss = SHDLoss(tokens='shared')
     loss.bind(Anatomy(models['distilled']), Anatomy(models['one_register']))
     assert 'tokens=shared (cls, patches)' in loss.extra_repr()
-    distiller = tool.build(tool.PAIRS['DeiT3-S -> distilled DeiT-Ti'], tool.TINY, tmp_path)
+    distiller = zoo.build('DeiT3-S -> distilled DeiT-Ti', zoo.TINY, tmp_path)
     text = summary(distiller.distillation)
     assert 'tokens=shared' in text and 'patches)' in text
     assert 'cls, dist' in text

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 CONFIG = """
-behaviour = dict(top1=80.0, fails=[], waits=[], unvalidated=False)
+behaviour = dict(top1=80.0, fails=[], waits=[], unvalidated=False, in_pairs=False)
 randomness = dict(seed=7)
 schedulers = [dict(lr=0.1), dict(lr=0.2)]
 train_dataloader = dict(batch_size=2)
@@ -22,6 +22,10 @@ exec(Path(config).read_text(), values)
 behaviour, seed = values['behaviour'], values['randomness']['seed']
 with open(Path(__file__).with_name('journal'), 'a') as journal:
     journal.write(f'{work.parent.name} {seed} {os.environ.get("OMP_NUM_THREADS")}\\n')
+while behaviour['in_pairs']:
+    if len(Path(__file__).with_name('journal').read_text().splitlines()) > seed // 2 * 2 + 1:
+        break
+    time.sleep(0.02)
 if seed in behaviour['waits']:
     time.sleep(600)
 if seed in behaviour['fails']:

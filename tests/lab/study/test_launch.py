@@ -1,16 +1,11 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study import Cell, Launcher, Row
-
-
-@pytest.fixture
-def cell():
-    return Cell(Row('a row', 'base.py', {}, (3,)), 3, Config(dict(a=1)), 'out')
+from shd_vit.lab.study.launch import Launcher
 
 
 @pytest.mark.parametrize(
@@ -27,12 +22,14 @@ def cell():
         ),
     ],
 )
-def test_cells_go_to_the_projects_own_scripts(spec, command, cell):
-    names = dict(CONFIG='out/cells/a_row/seed3.py', FOLDER='out/cells/a_row/seed3')
-    assert Launcher(spec, 1, 'T').command(cell) == [names.get(part, part) for part in command]
+def test_configs_go_to_the_projects_own_scripts(spec, command):
+    found = Launcher(spec, 1, 'T').train(Path('CONFIG'), Path('FOLDER'), 'a_row-3')
+    assert found == command
 
 
-@pytest.mark.parametrize('spec', ['', 'non', 'none:1', 'dist', 'dist:0', 'dist:x', 'slurm:'])
+@pytest.mark.parametrize(
+    'spec', ['', 'non', 'none:1', 'dist', 'dist:0', 'dist:x', 'dist:²', 'slurm:']
+)
 def test_other_launchers_are_refused(spec):
     with pytest.raises(ConfigError, match=r'allowed are none, dist:PROCESSES and slurm:PARTITION'):
         Launcher(spec, 1, 'T')

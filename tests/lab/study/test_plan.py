@@ -2,7 +2,7 @@ import pytest
 from lab.study.stub import write_study
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study import Comparison, read_study
+from shd_vit.lab.study.plan import Comparison, read_study
 
 FULL = """
 seeds: [0, 1]

@@ -2,7 +2,8 @@ import pytest
 from lab.study.stub import CONFIG
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study import Row, resolve
+from shd_vit.lab.study.configs import resolve
+from shd_vit.lab.study.plan import Row
 
 
 def row(tmp_path, options, text=CONFIG):

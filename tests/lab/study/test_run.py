@@ -1,22 +1,22 @@
-import threading
-
 import pytest
 from lab.study.stub import journal, write_study, write_tools
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study import Cell, Launcher, read_study, resolve, run_cells
-from shd_vit.lab.study.run import only_one
+from shd_vit.lab.study.jobs import make_cells
+from shd_vit.lab.study.launch import Launcher
+from shd_vit.lab.study.plan import read_study
+from shd_vit.lab.study.processes import only_one, run_cells
 
 
 class Watcher:
-    def __init__(self):
-        self.results, self.reasons = {}, {}
+    def __init__(self, metric='accuracy/top1'):
+        self.results, self.reasons, self.metric = {}, {}, metric
 
     def started(self, cell):
         pass
 
     def finished(self, cell, result):
-        self.results[cell.name] = result['metrics']['accuracy/top1']
+        self.results[cell.name] = result['metrics'][self.metric]
 
     def failed(self, cell, reason):
         self.reasons[cell.name] = reason
@@ -28,14 +28,12 @@ def run(tmp_path):
 
     def run(text, jobs=1):
         study = read_study(write_study(tmp_path, text))
-        cells = [
-            Cell(row, seed, resolve(row), tmp_path)
-            for row in study.rows.values()
-            for seed in row.seeds
-        ]
         watcher = Watcher()
         launcher = Launcher('none', jobs, write_tools(tmp_path / 'tools'))
-        run_cells(cells, study.metric, launcher, watcher, tmp_path)
+        cells = sorted(
+            make_cells(study, tmp_path, launcher), key=lambda c: list(study.rows).index(c.row.name)
+        )
+        run_cells(cells, launcher, watcher, tmp_path)
         return watcher, cells
 
     return run
@@ -72,13 +70,11 @@ def test_training_that_ends_unvalidated_fails(run):
 
 
 def test_jobs_run_side_by_side(run, tmp_path, monkeypatch):
-    """Two that wait for each other: alone, neither would ever end."""
+    """Two at a time wait for each other: alone, neither would ever end."""
     monkeypatch.delenv('OMP_NUM_THREADS')
     monkeypatch.setattr('shd_vit.lab.study.launch._cores', lambda: 6)
-    barrier = threading.Barrier(2, timeout=900)
-    begin = Cell.begin
-    monkeypatch.setattr(Cell, 'begin', lambda cell: (barrier.wait(), begin(cell)))
-    watcher, _ = run('seeds: [0, 1, 2, 3]\nrows: {a: CONFIG}', jobs=2)
+    options = 'options: {behaviour.in_pairs: true}'
+    watcher, _ = run(f'seeds: [0, 1, 2, 3]\n{options}\nrows: {{a: CONFIG}}', jobs=2)
     assert watcher.results == {f'a, seed {seed}': 80 + seed for seed in range(4)}
     assert {line[2] for line in journal(tmp_path / 'tools')} == {'3'}, 'half of the cores'
 

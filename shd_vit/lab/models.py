@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config, DictAction
@@ -10,11 +14,15 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
+from torch import Tensor
 
+from shd_vit.distillation import FrozenTeacher
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.mmpretrain.checkpoint import load_weights
 from shd_vit.hosts.mmpretrain.cli import read_config
 from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
-from shd_vit.taps import Anatomy
+from shd_vit.pairing import ModelOutput
+from shd_vit.taps import Anatomy, AttentionTap, TapBank
 
 
 def analysis_parser(description: str) -> argparse.ArgumentParser:
@@ -30,7 +38,6 @@ def analysis_parser(description: str) -> argparse.ArgumentParser:
         metavar='KEY=VALUE',
         help='settings to override, such as model.teacher.checkpoint=FILE',
     )
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)  # what read_config looks for
     return parser
 
 
@@ -84,10 +91,11 @@ def distiller_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: If it has no student and teacher.
     """
+    warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     # Warnings of what a checkpoint has in excess are wanted, tables of what is built are not.
     MMLogger.get_instance('analysis', log_level='WARNING')
     init_default_scope('mmpretrain')
-    cfg = read_config(args)
+    cfg = read_config(args.config, args.cfg_options)
     kind = cfg.get('model', {}).get('type')
     if kind != 'ViTDistiller':
         raise ConfigError(
@@ -126,3 +134,34 @@ def load_distiller(cfg: Config, teacher_checkpoint: str | None = None) -> ViTDis
     distiller = MODELS.build(model)
     distiller.init_weights()
     return distiller.to(get_device()).eval()
+
+
+def record(distiller: ViTDistiller, images: Tensor) -> tuple[ModelOutput, ModelOutput]:
+    """What student and teacher make of images (B, C, h, w) that are normalised for the student."""
+    student = distiller.distillation.record_student(distiller.student, images)
+    return student, distiller.teacher_output(images)
+
+
+@torch.no_grad()
+def student_taps(distiller: ViTDistiller, file: str, inputs: Tensor) -> dict[int, AttentionTap]:
+    """Taps by layer of the student with the weights of a file, or with its own."""
+    student = distiller.student
+    initial = copy.deepcopy(student.state_dict())
+    if file != 'init':
+        load_weights(student, file)
+    taps = record(distiller, inputs)[0].attention
+    student.load_state_dict(initial)
+    return taps
+
+
+@contextmanager
+def teacher_taps(
+    distiller: ViTDistiller,
+) -> Iterator[tuple[TapBank, Callable[[Tensor], dict[int, AttentionTap]]]]:
+    """All layers of the teacher: its bank, and taps by layer of images as in :func:`record`."""
+    bank = TapBank(distiller.teacher, role='teacher')
+    teacher = FrozenTeacher(distiller.teacher, bank)
+    try:
+        yield bank, lambda images: teacher(distiller.call_teacher, images).attention
+    finally:
+        bank.close()

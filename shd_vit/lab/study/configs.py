@@ -1,23 +1,53 @@
-"""A row's config with its options put in, checked before anything is trained."""
+"""Rows that are configs of mmengine's: checked at the start, and written down for each seed."""
 
 from __future__ import annotations
 
+import copy
 import os
+from pathlib import Path
 
 from mmengine.config import Config
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study.plan import Row
+from shd_vit.lab.records import SCALARS
+from shd_vit.lab.study.launch import Launcher
+from shd_vit.lab.study.plan import SEED, Row
+from shd_vit.lab.study.source import short
+
+
+class ConfigJob:
+    """A training by tools/train.py."""
+
+    metrics = SCALARS
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._config = resolve(row)
+        self.text = self._config.pretty_text
+        self.about = dict(config=row.config)
+
+    def prepare(self, folder: Path, seed: int) -> None:
+        config = copy.deepcopy(self._config)
+        config.merge_from_dict({SEED: seed})
+        config.dump(config_file(folder))
+
+    def command(self, folder: Path, seed: int, launcher: Launcher) -> list[str]:
+        return launcher.train(config_file(folder), folder, f'{self._row.folder}-{seed}')
+
+
+def config_file(folder: Path) -> Path:
+    """Beside the folder: mmengine writes its own copy into it, by the same name."""
+    return folder.with_name(f'{folder.name}.py')
 
 
 def resolve(row: Row) -> Config:
-    """The config that all seeds of a row share.
+    """The config that all seeds of a row share, with its options put in.
 
     Raises:
         ConfigError: If the config is missing or cannot be read, has nothing to validate with, or
             an option's place does not exist in it.
     """
-    if '::' not in row.config and not os.path.isfile(row.config):
+    if row.config is None or ('::' not in row.config and not os.path.isfile(row.config)):
         raise ConfigError(f'{row.name}: config {row.config!r} does not exist: expected a config')
     try:
         cfg = Config.fromfile(row.config)
@@ -30,7 +60,7 @@ def resolve(row: Row) -> Config:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError) as error:
             reason = str(error).splitlines()[0][:120]
-            raise ConfigError(f'{row.name}: {key}={value!r} does not fit: {reason}') from error
+            raise ConfigError(f'{row.name}: {key}={short(value)} does not fit: {reason}') from error
     for key in ('train_dataloader', 'val_dataloader'):
         if not cfg.get(key):
             raise ConfigError(f'{row.name}: {row.config!r} has no {key}; a study needs one')

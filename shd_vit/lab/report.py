@@ -1,25 +1,23 @@
-"""What the benchmarks share: the machine, turns, tables, and the tests' references."""
+"""What reports share: the machine, turns, tables and JSON."""
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import platform
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table as RichTable
 
-import shd_vit
 from shd_vit.errors import ConfigError
+from shd_vit.version import __version__
 
-ROOT = Path(__file__).resolve().parent.parent
 Table = tuple[str, list[list[str]]]  # title; rows, of which the first is the headings
 
 
@@ -30,7 +28,7 @@ def environment() -> dict[str, object]:
         device=torch.cuda.get_device_name() if on_gpu else 'CPU',
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        shd_vit=shd_vit.__version__,
+        shd_vit=__version__,
         python=platform.python_version(),
         load_before=round(os.getloadavg()[0], 2),
     )
@@ -41,16 +39,16 @@ def environment_table(values: dict[str, object]) -> Table:
 
 
 def in_turns(
-    runs: dict[str, Callable[[], None]],
+    runs: Mapping[str, Callable[[], None]],
     rounds: int,
     label: str | None = None,
     steps: int = 1,
     warm_up: int = 1,
 ) -> dict[str, list[float]]:
     """Seconds of each run, ``steps`` at a stretch in each round, after ``warm_up`` more rounds."""
-    times = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     turns = range(-warm_up, rounds)
-    for turn in track(turns, label, transient=True) if label else turns:
+    for turn in track(turns, label or '', transient=True, disable=not label):
         for name, run in runs.items():
             for _ in range(steps):
                 _synchronize()
@@ -65,7 +63,7 @@ def in_turns(
 def show(tables: list[Table], markdown: str | None = None) -> None:
     """Print tables; write them to the file ``markdown`` as well."""
     for title, rows in tables:
-        table = RichTable(title=title, title_justify='left')
+        table = RichTable(title=title or None, title_justify='left')
         for i, heading in enumerate(rows[0]):
             table.add_column(heading, justify='right' if i else 'left')
         for row in rows[1:]:
@@ -77,19 +75,41 @@ def show(tables: list[Table], markdown: str | None = None) -> None:
 
 def as_markdown(title: str, rows: list[list[str]]) -> str:
     """A heading and a table of GitHub's Markdown."""
-    head, *body = (f'| {" | ".join(row)} |' for row in rows)
+    escaped = ([cell.replace('|', '\\|') for cell in row] for row in rows)
+    head, *body = (f'| {" | ".join(row)} |' for row in escaped)
     rule = f'| --- |{" ---: |" * (len(rows[0]) - 1)}'
     return '\n'.join([f'## {title}', '', head, rule, *body, ''])
 
 
-def from_tests(name: str) -> ModuleType:
-    """A module of the tests, which an installed package does not have."""
-    tests = ROOT / 'tests'
-    if not (tests / 'references.py').is_file():
-        raise ConfigError('the yardstick is in tests/: run this from a clone of the repository')
-    if str(tests) not in sys.path:
-        sys.path[:0] = [str(tests)]
-    return importlib.import_module(name)
+def write_json(values: object, path: str | Path | None) -> None:
+    """Write values to a file, whole or not at all; no file, nothing."""
+    if path is None:
+        return
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.part')
+    part.write_text(json.dumps(values, indent=1, default=str) + '\n')
+    os.replace(part, path)
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a file of JSON.
+
+    Raises:
+        ConfigError: If there is none that can be read, or one that names an entry twice.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ConfigError(f'{str(path)!r} cannot be read as JSON: {reason}') from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f'{max(names, key=names.count)[:80]!r} is defined twice')
+    return values
 
 
 def _synchronize() -> None:
