@@ -12,6 +12,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from shd_vit.checkpoint import safe_load, weights_of
+from shd_vit.convert.entries import model_weights
 from shd_vit.errors import CheckpointError
 
 __all__ = [
@@ -29,12 +30,15 @@ def load_weights(model: nn.Module, filename: str) -> None:
     """Load the weights that a model starts from. Weights that it has no use for are only logged.
 
     A distiller's checkpoint fits a plain classifier (its student's weights are taken), and a plain
-    classifier's fits a distiller's student.
+    classifier's fits a distiller's student. Of weights and their average (EMA), the average is
+    taken, by which checkpoints are chosen.
 
     Raises:
         CheckpointError: If a weight of the model is missing, or a shape differs.
     """
-    insert_weights(model, safe_load(filename), filename, allow=('unexpected',))
+    weights, which = model_weights(safe_load(filename))
+    print_log(f'checkpoint {filename!r}: {which}', logger='current')
+    insert_weights(model, dict(state_dict=weights), filename, allow=('unexpected',))
 
 
 def insert_weights(

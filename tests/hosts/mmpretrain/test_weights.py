@@ -71,6 +71,21 @@ def test_the_log_says_where_weights_and_normalisation_come_from(weights, monkeyp
     assert f'teacher weights: {file}\n' in lines[2]
 
 
+def test_a_teacher_is_the_average_where_its_file_was_chosen_by_it(weights, tmp_path):
+    """As timm reads a checkpoint that has both."""
+    _, model = weights
+    average = {name: weight + 1 for name, weight in model.state_dict().items()}
+    both = dict(state_dict=model.state_dict(), state_dict_ema=average)
+    torch.save(both, tmp_path / 'best.pth.tar')
+    teacher = dict(timm_classifier(6), checkpoint=str(tmp_path / 'best.pth.tar'))
+    ours = build_distiller(teacher=teacher, losses=SHD).teacher.model
+    theirs = timm.create_model(
+        'vit_tiny_patch16_224', **TIMM_ARCH, embed_dim=48, num_heads=6,
+        checkpoint_path=str(tmp_path / 'best.pth.tar'),
+    )  # fmt: skip
+    assert same_weights(ours, theirs) and not same_weights(ours, model)
+
+
 def test_a_plain_classifier_of_timm_is_trained_from_its_weights(weights, tmp_path):
     file, model = weights
     data = fashion.write_images(tmp_path / 'data')
