@@ -36,19 +36,22 @@ def load_weights(model: nn.Module, filename: str) -> None:
             model.load_state_dict(_weights(safe_load(filename), filename))
 
 
-def create_from(name: str, filename: str, num_classes: int, **kwargs: Any) -> nn.Module:
+def create_from(
+    name: str, filename: str, num_classes: int, overlay: dict | None = None, **kwargs: Any
+) -> nn.Module:
     """A timm model with a file's weights, adapted as timm adapts pretrained ones.
 
     Args:
         name: timm's.
         filename: The weights, of that many classes.
         num_classes: Of the model.
+        overlay: More of timm's ``pretrained_cfg_overlay``.
         kwargs: Of the model.
 
     Raises:
         CheckpointError: As :func:`load_weights`.
     """
-    overlay: dict[str, Any] = dict(file=filename, num_classes=num_classes)
+    overlay = dict(dict(file=filename, num_classes=num_classes), **overlay or {})
     if Path(filename).suffix not in _JAX:
         overlay['state_dict'] = _weights(safe_load(filename), filename)
     with _fitting(filename):

@@ -24,6 +24,7 @@ from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError
 from shd_vit.functional.logits import check_labels
 from shd_vit.hosts.images import Normalisation, TeacherImages
+from shd_vit.hosts.timm.checkpoint import create_from
 from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
@@ -114,16 +115,22 @@ class SHDDistillationTask(TrainingTask):
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         student = unwrap_model(student_model)
         _check_student(student)
-        by_name = isinstance(teacher_model, str)
+        is_zoos = isinstance(teacher_model, str) and not teacher_pretrained_path
+        made = dict(in_chans=student.in_chans, device=self.device, dtype=self.dtype)
+        if isinstance(teacher_model, str) and teacher_pretrained_path:
+            teacher_model = create_from(
+                teacher_model,
+                teacher_pretrained_path,
+                student.num_classes,
+                teacher_pretrained_cfg_overlay,
+                **made,
+            )
         if not isinstance(teacher_model, DistillationTeacher):
             teacher_model = DistillationTeacher(
                 teacher_model,
-                num_classes=student.num_classes,
-                in_chans=student.in_chans,
-                pretrained_path=teacher_pretrained_path,
+                student.num_classes,
                 pretrained_cfg_overlay=teacher_pretrained_cfg_overlay,
-                device=self.device,
-                dtype=self.dtype,
+                **made,
             )
         self.teacher = teacher_model.requires_grad_(False).eval()
         teacher = unwrap_model(self.teacher.model)
@@ -141,7 +148,7 @@ class SHDDistillationTask(TrainingTask):
         if unknown := sorted(planned.keys() - chosen.keys()):
             raise ConfigError(f'schedules.{unknown[0]}: there is no such loss in {sorted(chosen)}')
         self.distillation = Distillation(chosen, student, teacher, planned)
-        if by_name and self.distillation.logit_losses:
+        if is_zoos and self.distillation.logit_losses:
             refuse_head_without_weights(teacher, self.distillation.logit_losses[0])
         self.trainable_module: nn.Module = SHDTrainableModule(student_model, self.distillation)
         self.trainable_module.losses.to(self.device, self.dtype)
