@@ -153,10 +153,11 @@ class ViTDistiller(BaseModel):
         """
         taught = self.distillation.record_teacher(self.call_teacher, inputs)
         learned = self.distillation.record_student(self.student, inputs)
-        target = _target(data_samples)
         # The student's own loss, from the logits at hand: ImageClassifier keeps it in its head.
         owner = getattr(self.student, 'head', self.student)
+        target = None  # several labels an image, which no loss reads
         if not isinstance(owner, MultiLabelClsHead):
+            target = _target(data_samples)
             check_labels(target, learned.logits.shape[1])
         losses = owner._get_loss(learned.logits, data_samples)
         losses['loss_cls'] = losses.pop('loss')
@@ -209,9 +210,20 @@ class ViTDistiller(BaseModel):
 
 
 def _target(data_samples: list[DataSample]) -> Tensor:
-    """Labels (B,), or scores (B, classes) where images were mixed."""
+    """Labels (B,), or scores (B, classes) where images were mixed.
+
+    Raises:
+        ConfigError: If a sample has no label, or several.
+    """
     if 'gt_score' in data_samples[0]:
         return torch.stack([sample.gt_score for sample in data_samples])
+    for number, sample in enumerate(data_samples):
+        labels = sample.gt_label.numel() if 'gt_label' in sample else 0
+        if labels != 1:
+            raise ConfigError(
+                f'sample {number} of the batch has {labels or "no"} labels: expected one, or '
+                'scores of all classes'
+            )
     return torch.cat([sample.gt_label for sample in data_samples])
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 from models import (
     all_losses,
     batch,
@@ -188,6 +189,14 @@ def test_a_label_outside_the_classes_is_named():
     images, samples = batch()
     samples[1].set_gt_label(12)
     with pytest.raises(ConfigError, match=r'label 12 of sample 1 is none of the 10 classes'):
+        build_distiller(losses=dict(shd=dict(type='SHDLoss')))(images, samples, mode='loss')
+
+
+@pytest.mark.parametrize(('labels', 'shown'), [(None, 'no'), ([], 'no'), ([1, 2], '2')])
+def test_a_sample_without_its_one_label_is_named(labels, shown):
+    images, samples = batch()
+    samples[2] = DataSample() if labels is None else DataSample().set_gt_label(labels)
+    with pytest.raises(ConfigError, match=f'sample 2 of the batch has {shown} labels'):
         build_distiller(losses=dict(shd=dict(type='SHDLoss')))(images, samples, mode='loss')
 
 
