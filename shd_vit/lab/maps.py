@@ -99,7 +99,7 @@ def layer_maps(
 
     Args:
         layers: Numbers of the student's layer and of its teacher's.
-        teacher: Its tap.
+        teacher: Tap of the teacher layer.
         students: Taps by name, of any number of students.
         num_heads: The students'.
         temperature: T_a.

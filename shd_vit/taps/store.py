@@ -16,7 +16,7 @@ class Recording(NamedTuple):
     Attributes:
         kept: What hooks were given, in the order in which they ran.
         with_grad: Whether the model was called with gradients enabled.
-        layers_with_grad: The same of each layer, by its number.
+        layers_with_grad: Whether gradients were on when each layer ran, by its number.
     """
 
     kept: dict[Key, Any]

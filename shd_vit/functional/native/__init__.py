@@ -56,7 +56,7 @@ def squeezed_kl(
         value: (B, Ht, N, D_v), the teacher's.
         gram: :func:`shd_vit.functional.gram_matrix` of its output projection, (Ht D_v, Ht D_v).
         scale: Factor on the student's dot products, usually D^-0.5.
-        teacher_scale: The same of the teacher.
+        teacher_scale: Factor on the teacher's dot products.
         temperature: T_a of both maps.
 
     Returns:

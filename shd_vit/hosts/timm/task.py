@@ -71,7 +71,7 @@ class SHDDistillationTask(TrainingTask):
             of classes), a module, or a DistillationTeacher. Frozen, in eval mode.
         criterion: The task loss. Made by timm's create_classification_loss from criterion_kwargs
             if None.
-        criterion_kwargs: For that.
+        criterion_kwargs: Arguments of create_classification_loss.
         teacher_pretrained_path: The teacher's weights, where it is given by name.
         teacher_pretrained_cfg_overlay: Its pretrained cfg overrides, where it is given by name.
         teacher_image_size: Side, or (height, width), that images are resized to for the teacher.
