@@ -63,7 +63,14 @@ def _of_python(path: Path) -> dict[str, object]:
 
 
 def _of_yaml(path: Path) -> object:
-    return yaml.load(path.read_text(encoding='utf-8'), _Loader)
+    text = path.read_text(encoding='utf-8')
+    depth = 0
+    for event in yaml.parse(text, _Loader):  # before anything is built, which recurses
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise RecursionError
+    return yaml.load(text, _Loader)
 
 
 def _check_plain(values: dict) -> None:
