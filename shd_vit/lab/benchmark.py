@@ -41,14 +41,14 @@ MIB = 2**20
 
 VARIANTS: dict[str, Callable[[], SHDLoss | None]] = {
     'ViTKD + NKD': lambda: None,
-    '+ SHD, eager': lambda: SHDLoss(compile=False),
-    '+ SHD, compiled': lambda: SHDLoss(compile=True),
+    '+ SHD': SHDLoss,
+    '+ SHD, plain torch': lambda: SHDLoss(backend='torch'),
     '+ SHD, literal': LiteralSHDLoss,
 }
 
 
 def _runnable_variants() -> list[str]:
-    return [n for n in VARIANTS if 'compiled' not in n or compiler_error(DEVICE) is None]
+    return [n for n in VARIANTS if n != '+ SHD' or compiler_error(DEVICE) is None]
 
 
 def step(batch: int, rounds: int) -> dict[str, dict]:
@@ -80,7 +80,7 @@ def step(batch: int, rounds: int) -> dict[str, dict]:
 def memory(batch: int, rounds: int) -> dict[str, dict]:
     """What is kept for backward, the largest temporary, and the peak of a process."""
     results = {}
-    for name in ('+ SHD, eager', '+ SHD, literal'):
+    for name in ('+ SHD, plain torch', '+ SHD, literal'):
         model = _distiller(VARIANTS[name]())
         for size in (8, batch):
             outputs = record(model, _batch(size)[0])
@@ -176,9 +176,12 @@ def _differences(ours: tuple[float, Tensor], exact: tuple[float, Tensor]) -> dic
 def growth(batch: int, rounds: int) -> dict[str, dict]:
     """Time of SHDLoss for one layer and image, forward and backward, against N and heads."""
     cases = [(n, 6, 3) for n in TOKENS] + [(197, *heads) for heads in HEADS]
-    losses: dict[str, SHDLoss] = {'eager': SHDLoss(compile=False), 'literal': LiteralSHDLoss()}
+    losses: dict[str, SHDLoss] = {
+        'plain torch': SHDLoss(backend='torch'),
+        'literal': LiteralSHDLoss(),
+    }
     if compiler_error(DEVICE) is None:
-        losses = {'compiled': SHDLoss(compile=True), **losses}
+        losses = {'auto': SHDLoss(), **losses}
     results = {}
     for tokens, teacher_heads, student_heads in track(cases, 'growth', transient=True):
         images = max(2, min(32, 32 * 197**2 // tokens**2))
