@@ -106,7 +106,7 @@ def test_augmented_mixed_accumulated_and_in_half_precision(train, monkeypatch):
         (['--resume', 'nowhere.pth'], "--resume 'nowhere.pth' does not exist"),
         (['--batch-size', '64'], '--batch-size=64 is more'),
         (['--no-shd'], 'nothing to distil'),
-        (['--shd-temperature', '0'], 'temperature=0.0 must be above 0'),
+        (['--shd-temperature', '0'], 'temperature=0.0 must be a finite number, above 0'),
     ],
 )
 def test_what_cannot_work_is_refused(train, options, message):

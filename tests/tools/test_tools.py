@@ -253,7 +253,7 @@ def test_slurm_scripts_start_what_they_say(trained, data, tmp_path):
         (
             ['tools/train.py', f'{fashion.CONFIGS}/shd.py', '--cfg-options',
              'model.losses.shd.temperature=0'],
-            'ConfigError: SHDLoss.temperature=0 must be above 0',
+            'ConfigError: SHDLoss.temperature=0 must be a finite number, above 0',
         ),
         (
             ['tools/train.py', f'{fashion.CONFIGS}/baseline.py', '--amp', 'float16'],

@@ -343,7 +343,7 @@ def test_loops_by_iteration_count_passes_over_the_data(data, tmp_path):
 def test_a_runner_without_the_hook_is_refused_at_the_first_step(data, tmp_path):
     cfg = fashion.config('shd', tmp_path, data)
     cfg.merge_from_dict({**SCHEDULE, 'runner_type': 'Runner'})
-    with pytest.raises(ConfigError, match=r"losses\.shd\.schedule.*'DistillRunner'.*LossSched"):
+    with pytest.raises(ConfigError, match=r"schedule of shd would .*'DistillRunner'.*LossSched"):
         fashion.RUNNERS.build(cfg).train()
     cfg.merge_from_dict({'custom_hooks': [dict(type='LossScheduleHook')]})
     cfg.experiment_name += 'hooked'
