@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmpretrain.models import build_classifier
-from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from torch import Tensor, nn
+from torch import Tensor
 
-from shd_vit.distillation import (
-    Distillation,
-    LossSchedule,
-    read_schedule,
-    refuse_non_finite,
-    summary,
-)
-from shd_vit.distillation.registry import LOSSES
+from shd_vit.distillation import Distillation, refuse_non_finite, summary
 from shd_vit.errors import ConfigError
 from shd_vit.functional.logits import check_labels
 from shd_vit.hosts.images import TeacherImages
-from shd_vit.hosts.mmpretrain.model_config import MISSING, ModelConfig, read_model_config
+from shd_vit.hosts.mmpretrain.losses import build_loss, read_schedules, target_of
+from shd_vit.hosts.mmpretrain.model_config import MISSING, read_model_config
+from shd_vit.hosts.mmpretrain.refusals import (
+    refuse_dropped_augments,
+    refuse_own_loss,
+    refuse_sigmoids,
+)
 from shd_vit.hosts.mmpretrain.weights import initialise, normalisations, refuse_random_head
-from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
 
 
@@ -74,7 +71,7 @@ class ViTDistiller(BaseModel):
     ) -> None:
         student_cfg = read_model_config(student, 'model.student')
         teacher_cfg = read_model_config(teacher, 'model.teacher')
-        _refuse_dropped_augments(student_cfg)
+        refuse_dropped_augments(student_cfg)
         if teacher_cfg.checkpoint is MISSING:
             raise ConfigError(
                 'model.teacher.checkpoint is missing: give a path or URL, or write '
@@ -90,12 +87,15 @@ class ViTDistiller(BaseModel):
         teacher_model = build_classifier(teacher_cfg.model)
         if teacher_cfg.dtype is not None:
             teacher_model.to(teacher_cfg.dtype)
-        _refuse_own_loss(self.student)
-        built = {name: _build_loss(name, cfg) for name, cfg in losses.items()}
-        self.distillation = Distillation(built, self.student, teacher_model, _schedules(losses))
+        refuse_own_loss(self.student)
+        built = {name: build_loss(name, cfg) for name, cfg in losses.items()}
+        schedules = read_schedules(losses)
+        self.distillation = Distillation(built, self.student, teacher_model, schedules)
         self.losses: Any = self.distillation.losses
         self.schedules = self.distillation.schedules
-        self._refuse_other_logits(teacher_cfg)
+        for name in self.distillation.logit_losses:
+            refuse_sigmoids(self.student, name)
+            refuse_random_head(teacher_model, teacher_cfg, f'model.losses.{name}')
 
         self.teacher_images = TeacherImages(
             *normalisations(preprocessor, teacher_cfg, teacher_model), teacher_cfg.image_size
@@ -157,7 +157,7 @@ class ViTDistiller(BaseModel):
         owner = getattr(self.student, 'head', self.student)
         target = None  # several labels an image, which no loss reads
         if not isinstance(owner, MultiLabelClsHead):
-            target = _target(data_samples)
+            target = target_of(data_samples)
             check_labels(target, learned.logits.shape[1])
         losses = owner._get_loss(learned.logits, data_samples)
         losses['loss_cls'] = losses.pop('loss')
@@ -195,75 +195,6 @@ class ViTDistiller(BaseModel):
         total, log_vars = super().parse_losses(losses)
         refuse_non_finite(total, {k: v for k, v in log_vars.items() if k != 'loss'})
         return total, log_vars
-
-    def _refuse_other_logits(self, teacher_cfg: ModelConfig) -> None:
-        """Refuse logits that a loss would misread: sigmoids, or a teacher's random classifier."""
-        name = next(iter(self.distillation.logit_losses), None)
-        if name is None:
-            return
-        if isinstance(getattr(self.student, 'head', None), MultiLabelClsHead):
-            raise ConfigError(
-                f'model.losses.{name} compares softmaxes over classes, but '
-                f'{type(self.student.head).__name__} of the student gives every class a sigmoid'
-            )
-        refuse_random_head(self.teacher, teacher_cfg, f'model.losses.{name}')
-
-
-def _target(data_samples: list[DataSample]) -> Tensor:
-    """Labels (B,), or scores (B, classes) where images were mixed.
-
-    Raises:
-        ConfigError: If a sample has no label, or several.
-    """
-    if 'gt_score' in data_samples[0]:
-        return torch.stack([sample.gt_score for sample in data_samples])
-    for number, sample in enumerate(data_samples):
-        labels = sample.gt_label.numel() if 'gt_label' in sample else 0
-        if labels != 1:
-            raise ConfigError(
-                f'sample {number} of the batch has {labels or "no"} labels: expected one, or '
-                'scores of all classes'
-            )
-    return torch.cat([sample.gt_label for sample in data_samples])
-
-
-def _build_loss(name: str, cfg: dict) -> DistillationLoss:
-    field = f'model.losses.{name}'
-    if name == 'cls':
-        raise ConfigError(f'{field}: that name is the student loss')
-    options = {k: v for k, v in cfg.items() if k != 'schedule'} if isinstance(cfg, dict) else cfg
-    # A loss of the user's own may be registered with mmpretrain alone.
-    cls = MODELS.get(options.get('type', '')) if isinstance(options, dict) else None
-    if isinstance(cls, type) and issubclass(cls, DistillationLoss):
-        options = dict(options, type=cls)
-    return LOSSES.build(options, field)
-
-
-def _schedules(losses: dict[str, dict]) -> dict[str, LossSchedule]:
-    schedules = {name: cfg.get('schedule') for name, cfg in losses.items()}
-    return {
-        name: read_schedule(cfg, f'model.losses.{name}.schedule')
-        for name, cfg in schedules.items()
-        if cfg is not None
-    }
-
-
-def _refuse_dropped_augments(student: ModelConfig) -> None:
-    if (student.model.get('train_cfg') or {}).get('augments'):
-        raise ConfigError(
-            'model.student.train_cfg.augments would never be applied: batches are mixed once, for '
-            'student and teacher. Move it to model.train_cfg and set model.student.train_cfg=None'
-        )
-
-
-def _refuse_own_loss(student: nn.Module) -> None:
-    """Refuse a head whose loss is not one of its logits (ArcFace's margin needs the label)."""
-    head = getattr(student, 'head', None)
-    if head is not None and type(head).loss not in (ClsHead.loss, MultiLabelClsHead.loss):
-        raise ConfigError(
-            f'model.student.head {type(head).__name__} computes its loss from features, which a '
-            'distiller does not hand to it: use a head that has the loss() of ClsHead'
-        )
 
 
 def _save_student_as_alone(module, state_dict, prefix, local_metadata) -> None:

@@ -7,47 +7,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
-from timm.models import group_parameters
 from timm.task import DistillationTeacher, TrainingTask, resolve_classification_loss
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shd_vit.distillation import (
-    Distillation,
-    Trainable,
-    read_schedule,
-    refuse_non_finite,
-    summary,
-)
-from shd_vit.distillation.registry import LOSSES
+from shd_vit.distillation import Distillation, read_schedule, refuse_non_finite, summary
 from shd_vit.errors import ConfigError
 from shd_vit.functional.logits import check_labels
 from shd_vit.hosts.images import Normalisation, TeacherImages
 from shd_vit.hosts.timm.checkpoint import create_from
+from shd_vit.hosts.timm.checks import check_student, check_teacher, choose_losses
 from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
+from shd_vit.hosts.timm.trainable import SHDTrainableModule
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
 
 _logger = logging.getLogger(__name__)
-
-
-class SHDTrainableModule(Trainable):
-    """A student and its distillation losses, with what timm's optimisers ask of a model."""
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the student's own list, as timm's optimiser factory asks for it."""
-        names: set[str] = getattr(unwrap_model(self.student), 'no_weight_decay', set)()
-        return {f'student.{name}' for name in names}
-
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], int] | dict:
-        """The student's layers, for layer-wise decay; parameters of losses go with the last."""
-        student = unwrap_model(self.student)
-        if not hasattr(student, 'group_matcher'):
-            return {}
-        layers = group_parameters(student, student.group_matcher(coarse=coarse), reverse=True)
-        last = max(layers.values(), default=0)
-        return lambda name: layers.get(name.removeprefix('student.'), last)
 
 
 class SHDDistillationTask(TrainingTask):
@@ -114,7 +90,7 @@ class SHDDistillationTask(TrainingTask):
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         student = unwrap_model(student_model)
-        _check_student(student)
+        check_student(student)
         is_zoos = isinstance(teacher_model, str) and not teacher_pretrained_path
         made = dict(in_chans=student.in_chans, device=self.device, dtype=self.dtype)
         if isinstance(teacher_model, str) and teacher_pretrained_path:
@@ -134,7 +110,7 @@ class SHDDistillationTask(TrainingTask):
             )
         self.teacher = teacher_model.requires_grad_(False).eval()
         teacher = unwrap_model(self.teacher.model)
-        _check_teacher(teacher)
+        check_teacher(teacher)
         self.criterion = resolve_classification_loss(
             criterion, self.device, criterion_kwargs=criterion_kwargs
         )
@@ -283,48 +259,3 @@ class SHDDistillationTask(TrainingTask):
     def _trainable(self, module: nn.Module | None, ema: bool) -> SHDTrainableModule | None:
         module = module if module is not None else self.get_trainable_module(ema=ema)
         return None if module is None else unwrap_model(module)
-
-
-def choose_losses(
-    flags: Mapping[str, bool | Mapping[str, Any] | None], more: Mapping[str, DistillationLoss]
-) -> dict[str, DistillationLoss]:
-    """The losses that flags switch on, and those that are given.
-
-    Raises:
-        ConfigError: If a flag is none, a name stands twice, or there is no loss at all.
-    """
-    losses: dict[str, DistillationLoss] = {}
-    for name, flag in flags.items():
-        if flag is True or isinstance(flag, Mapping):
-            losses[name] = LOSSES.build(dict({} if flag is True else flag, type=name))
-        elif flag is not None and flag is not False:
-            raise ConfigError(f'{name}={flag!r} must be True, False or a dict of settings')
-    if twice := sorted({'task', *losses} & set(more)):
-        raise ConfigError(f'losses names {", ".join(twice)}, which the task has already')
-    losses.update(more)
-    if not losses:
-        raise ConfigError('there is nothing to distil: set shd, vitkd or nkd, or give losses')
-    return losses
-
-
-def _check_student(student: Any) -> None:
-    missing = [n for n in ('pretrained_cfg', 'num_classes', 'in_chans') if not hasattr(student, n)]
-    if missing:
-        raise ConfigError(
-            f'student_model {type(student).__name__} has no {missing[0]}: it must be a model of '
-            'timm'
-        )
-    if getattr(student, 'distilled_training', False):
-        raise ConfigError(
-            'student_model.distilled_training=True gives two logits a class: call '
-            'set_distilled_training(False), or use timm.task.TokenDistillationTask'
-        )
-
-
-def _check_teacher(teacher: Any) -> None:
-    if hasattr(teacher, 'config') and not hasattr(teacher, 'pretrained_cfg'):
-        raise ConfigError(
-            f'teacher_model {type(teacher).__name__} is a model of transformers, whose output and '
-            'normalisation timm does not know: wrap it in a module that returns logits and has a '
-            'pretrained_cfg with mean and std'
-        )
