@@ -140,12 +140,14 @@ class SHDLoss(PairedLoss):
             student.scale,
             teacher.scale,
             self.temperature,
-            sizes,
-            merging.weigh,
-            self.distance,
-            student.bias,
-            teacher.bias,
-            self.backend,
+            sizes=sizes,
+            weigh=merging.weigh,
+            distance=self.distance,
+            bias=student.bias,
+            teacher_bias=teacher.bias,
+            mask=student.mask,
+            teacher_mask=teacher.mask,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
