@@ -1,14 +1,16 @@
 """The maths, as pure functions on tensors. Needs torch alone.
 
 Shape legend, in docstrings and, where several shapes meet, as suffixes of names (``maps_BHNN``):
-B batch, H heads (Ht of the teacher, Hs of the student), N tokens, D head width, E model width; of
-merging, G groups (a student head each), k heads of a group, P pairs, F columns of stacked heads.
+B batch, H heads (Ht of the teacher, Hs of the student), N tokens (queries, where keys are M),
+D head width, E model width; of merging, G groups (a student head each), k heads of a group, i those
+but the first, P pairs, F columns of stacked heads.
 """
 
-from shd_vit.functional.attention import attention_maps, counted_rows
+from shd_vit.functional.attention import attention_maps
 from shd_vit.functional.attention_loss import LazyMaps, attention_kl, attention_mse
 from shd_vit.functional.attention_transfer import mean_map_kl
 from shd_vit.functional.logits import hard_labels, kd_loss, nkd_loss
+from shd_vit.functional.masks import Mask, counted_rows
 from shd_vit.functional.merging import (
     head_outputs,
     head_weights,
@@ -21,11 +23,13 @@ from shd_vit.functional.self_correlation import self_correlation, self_correlati
 from shd_vit.functional.shd import shd_loss
 from shd_vit.functional.simplex import residual_gram, simplex_weights, weigh_simplex
 from shd_vit.functional.squeeze import SqueezedHeads, gram_matrix, squeeze_heads
+from shd_vit.functional.teacher import map_cosines
 from shd_vit.functional.vitkd import random_token_mask, squared_error
 from shd_vit.functional.vkd import vkd_distance
 
 __all__ = [
     'LazyMaps',
+    'Mask',
     'SqueezedHeads',
     'attention_kl',
     'attention_maps',
@@ -37,6 +41,7 @@ __all__ = [
     'head_outputs',
     'head_weights',
     'kd_loss',
+    'map_cosines',
     'mean_map_kl',
     'merge_maps',
     'merge_neighbours',

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from shd_vit.functional.masks import ALL_KEYS, Mask, ignored_queries, scaled
+
 
 def attention_maps(
     query: Tensor,
@@ -12,6 +14,7 @@ def attention_maps(
     scale: float,
     temperature: float = 1.0,
     bias: Tensor | None = None,
+    mask: Mask = ALL_KEYS,
 ) -> Tensor:
     """Softmax attention maps at temperature T_a (Eq. 10 of arXiv 2502.07436).
 
@@ -20,39 +23,78 @@ def attention_maps(
 
     Args:
         query: (B, H, N, D).
-        key: (B, H, N, D).
+        key: (B, H, M, D); M = N unless ``mask.offset`` says more.
         scale: Factor on the dot products, usually D^-0.5.
         temperature: T_a, above 0; values above 1 flatten the maps.
-        bias: Additive mask (-inf) or position bias, broadcastable to (B, H, N, N).
+        bias: Additive mask (-inf) or position bias, or bool (True where a key is seen),
+            broadcastable to (B, H, N, M).
+        mask: What is masked besides.
 
     Returns:
-        (B, H, N, N). Every row is a distribution over the keys, or 0 where it does not count
+        (B, H, N, M). Every row is a distribution over the keys, or 0 where it does not count
         (:func:`counted_rows`).
     """
     factor = softmax_factor(scale, temperature)
+    B, N, M = len(query), query.shape[2], key.shape[2]
+    visible = mask.dense(B, N, M, query.device)
+    bias = scaled(bias, temperature)
+    ignored = ignored_queries(bias, mask, B, N, M, query.device)
     with torch.autocast(query.device.type, enabled=False):
-        if bias is None:
-            return attention_logits(query, key, factor).softmax(-1)
-        logits = attention_logits(query, key, factor, bias / temperature)
-        return logits.softmax(-1).masked_fill(ignored_rows(bias), 0)
+        return masked_maps(query, key, factor, bias, visible, ignored)
+
+
+def masked_maps(
+    query: Tensor,
+    key: Tensor,
+    factor: float,
+    bias: Tensor | None,
+    visible: Tensor | None,
+    ignored: Tensor | None,
+) -> Tensor:
+    """Softmax of :func:`attention_logits`, 0 in ignored rows."""
+    maps = attention_logits(query, key, factor, bias, visible, ignored).softmax(-1)
+    return maps if ignored is None else maps.masked_fill(ignored, 0)
 
 
 def attention_logits(
-    query: Tensor, key: Tensor, factor: float, bias: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    factor: float,
+    bias: Tensor | None = None,
+    visible: Tensor | None = None,
+    ignored: Tensor | None = None,
 ) -> Tensor:
-    """``Q K^T * factor + bias``, (B, H, N, N), in float32 at least; 0 in rows that do not count."""
+    """``Q K^T * factor + bias`` (B, H, N, M), in float32 at least.
+
+    As good as -inf where a key is not visible, and 0 in rows that are ignored: -inf alone would be
+    NaN after the softmax, and in its gradient.
+    """
     if query.dtype != key.dtype:  # neither is rounded to the other's type
         query, key = widen(query), widen(key)
-    query, key = query.contiguous(), key.contiguous()  # products of strided batches are slow
+    query, key = dense_heads(query), dense_heads(key)
     # Rounded to half precision, a scaled query would move the logits.
     if query.dtype.itemsize == 2:
         logits = product(query, key.mT).mul_(factor)
     else:
         logits = product(query * factor, key.mT)
-    if bias is None:
-        return logits
-    # A row of -inf alone would be NaN after the softmax, and in its gradient.
-    return logits.add_(bias).masked_fill_(ignored_rows(bias), 0)
+    if bias is not None and bias.dtype == torch.bool:
+        logits = logits.masked_fill_(~bias, _hidden(logits))
+    elif bias is not None:
+        logits = logits.add_(bias)
+    if visible is not None:
+        logits = logits.masked_fill_(~visible, _hidden(logits))
+    return logits if ignored is None else logits.masked_fill_(ignored, 0)
+
+
+def _hidden(logits: Tensor) -> float:
+    """A logit whose softmax is 0, finite as its logarithm."""
+    return torch.finfo(logits.dtype).min / 4
+
+
+def dense_heads(heads: Tensor) -> Tensor:
+    """Products of strided batches are slow; of one sample, runs of tokens do as they are."""
+    is_run = len(heads) == 1 and heads.stride(-1) == 1 and heads.stride(-2) == heads.shape[-1]
+    return heads if is_run else heads.contiguous()
 
 
 def softmax_factor(scale: float, temperature: float) -> float:
@@ -60,20 +102,6 @@ def softmax_factor(scale: float, temperature: float) -> float:
     if not temperature > 0:
         raise ValueError(f'temperature={temperature} must be above 0')
     return scale / temperature
-
-
-def counted_rows(bias: Tensor) -> Tensor:
-    """Which query rows have a part in losses: bool, (..., N or 1) for a bias (..., N or 1, N).
-
-    Not those that see no key, and not those of padding: tokens whose own key no query sees.
-    """
-    visible = torch.atleast_2d(bias) != float('-inf')  # NaN is seen, and makes the loss NaN
-    return visible.any(-1) & visible.any(-2)
-
-
-def ignored_rows(bias: Tensor) -> Tensor:
-    """The rows that do not count, (..., N or 1, 1)."""
-    return ~counted_rows(bias)[..., None]
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -92,15 +120,3 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 def widen(tensor: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def batch_slice(bias: Tensor | None, batch: int, chunk: slice) -> Tensor | None:
-    """The part of a bias, or of anything with the batch first, for a slice of the batch.
-
-    A bias (W, H, N, N) of a batch of B = B' W windows, image by image, repeats every W.
-    """
-    if bias is None or bias.dim() < 4 or len(bias) == 1:
-        return bias
-    if len(bias) == batch:
-        return bias[chunk]
-    return bias[torch.arange(*chunk.indices(batch), device=bias.device) % len(bias)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,32 +11,63 @@ from torch.autograd.function import once_differentiable
 
 from shd_vit.functional.attention import (
     attention_logits,
-    batch_slice,
-    counted_rows,
-    ignored_rows,
+    dense_heads,
     product,
     softmax_factor,
     widen,
 )
 from shd_vit.functional.compiler import choose
+from shd_vit.functional.masks import (
+    ALL_KEYS,
+    Mask,
+    batch_slice,
+    check_bias,
+    ignored_queries,
+    scaled,
+    tile_of,
+)
+from shd_vit.functional.tiles import Tile, batch_chunks, blocks, each_of, is_whole
 
-# Elements of a temporary (chunk, H, N, N) map, whatever the batch size. On a CPU 2 MiB in float32,
-# so that the few maps in flight stay in cache; elsewhere 128 MiB, so that launches are few.
-CHUNK_ELEMENTS = {'cpu': 2**19, 'default': 2**25}
 
-
-class LazyMaps(NamedTuple):
-    """Maps (B, H, N, N) that are made where they are used, a chunk of the batch at a time.
+class LazyMaps(Protocol):
+    """Maps (B, H, N, M) that are made where they are used, a tile at a time.
 
     Attributes:
-        function: Of the chunk of every tensor, then of the constants.
-        tensors: With the batch first, or as a bias is (:func:`attention_kl`); or None.
-        constants: Whatever else the function takes.
+        function: ``function(*arguments) -> maps`` (b, H, n, m), a plain function.
+        sizes: How many heads are merged into each of H.
+        mask: Outside of which they are 0.
+        ignored: Rows that do not count, (b, 1, n, 1); or None.
     """
 
-    function: Callable[..., Tensor]
-    tensors: tuple[Tensor | None, ...]
-    constants: tuple = ()
+    @property
+    def function(self) -> Callable[..., Tensor]: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def mask(self) -> Mask: ...
+    @property
+    def ignored(self) -> Tensor | None: ...
+
+    def arguments(self, tile: Tile) -> tuple:
+        """What the function takes to make this tile."""
+
+
+class GivenMaps:
+    """Maps that are at hand."""
+
+    mask: Mask = ALL_KEYS
+    ignored: Tensor | None = None
+
+    def __init__(self, maps: Tensor) -> None:
+        self.maps = maps
+        self.sizes = (1,) * maps.shape[1]
+
+    @staticmethod
+    def function(maps: Tensor) -> Tensor:
+        return maps
+
+    def arguments(self, tile: Tile) -> tuple:
+        return (self.maps[tuple(tile)],)
 
 
 def attention_kl(
@@ -46,26 +77,30 @@ def attention_kl(
     scale: float,
     temperature: float = 1.0,
     bias: Tensor | None = None,
+    mask: Mask = ALL_KEYS,
     compiled: bool = False,
 ) -> Tensor:
     """KL(target || softmax((Q K^T * scale + bias) / T_a)), the L_KL of Eq. 11.
 
     Summed over keys and heads, averaged over batch and query rows. Only the gradients of query and
     key are kept for backward, not the maps: the gradient of a row's KL with respect to its logits
-    is (softmax - target), so both are known as soon as the loss is. The batch is taken in chunks
-    that bound all temporary maps. Sums are in float32 whatever autocast says; differentiable once.
+    is (softmax - target), so both are known as soon as the loss is. Maps are made a few samples, or
+    a few rows of a sample, at a time, which bounds all that is temporary; under a causal mask or a
+    window no further than the keys that those rows see. Sums are in float32 whatever autocast says;
+    differentiable once.
 
     Args:
         query: (B, H, N, D), the student's.
-        key: (B, H, N, D), the student's.
-        target: (B, H, N, N), a constant; rows sum to 1. Zeros cost nothing (0 log 0 = 0). Or how
+        key: (B, H, M, D), the student's; M = N unless ``mask.offset`` says more.
+        target: (B, H, N, M), a constant; rows sum to 1. Zeros cost nothing (0 log 0 = 0). Or how
             to make it, so that the whole need never exist.
         scale: Factor on the dot products, usually D^-0.5.
         temperature: T_a. There is no factor T_a^2.
-        bias: Additive, broadcastable to (B, H, N, N), or (W, H, N, N) for a batch of B = B' W
-            windows. A key at -inf has weight 0; rows that do not count (:func:`counted_rows`) have
-            no part in the mean. May ask for a gradient.
-        compiled: Run what is done to a chunk through :func:`torch.compile`.
+        bias: Additive, or bool (True where a key is seen), broadcastable to (B, H, N, M), or
+            (W, H, N, M) for a batch of B = B' W windows. A key at -inf has weight 0; rows that do
+            not count (:func:`counted_rows`) have no part in the mean. May ask for a gradient.
+        mask: What is masked besides.
+        compiled: Run what is done to a tile through :func:`torch.compile`.
 
     Returns:
         Scalar in float32 (float64 for float64 input).
@@ -73,7 +108,7 @@ def attention_kl(
     Raises:
         ValueError: If shapes differ, or if target asks for a gradient.
     """
-    return _attention_loss(_kl, query, key, target, scale, temperature, bias, compiled)
+    return _attention_loss(_kl, query, key, target, scale, temperature, bias, mask, compiled)
 
 
 def attention_mse(
@@ -83,6 +118,7 @@ def attention_mse(
     scale: float,
     temperature: float = 1.0,
     bias: Tensor | None = None,
+    mask: Mask = ALL_KEYS,
     compiled: bool = False,
 ) -> Tensor:
     """``||target - softmax((Q K^T * scale + bias) / T_a)||^2``, the MSE of the paper's Table 10.
@@ -90,40 +126,49 @@ def attention_mse(
     Reduced as :func:`attention_kl`: summed over keys and heads, averaged over batch and query rows.
     Arguments, memory and errors are the same, too.
     """
-    return _attention_loss(_mse, query, key, target, scale, temperature, bias, compiled)
+    return _attention_loss(_mse, query, key, target, scale, temperature, bias, mask, compiled)
 
 
-def _attention_loss(distance, query, key, target, scale, temperature, bias, compiled) -> Tensor:
-    if key.shape != query.shape:
-        raise ValueError(f'key {tuple(key.shape)} does not fit query {tuple(query.shape)}')
+def _attention_loss(
+    distance, query, key, target, scale, temperature, bias, mask, compiled
+) -> Tensor:
+    B, H, N, D = query.shape
+    M = key.shape[2]
+    mask.check(B, N, M)
+    if key.shape != (B, H, M, D):
+        raise ValueError(
+            f'key {tuple(key.shape)} does not fit query {tuple(query.shape)}: expected '
+            f'{(B, H, M, D)}'
+        )
     if isinstance(target, Tensor):
         if target.requires_grad and torch.is_grad_enabled():
             raise ValueError('target is a constant of an attention loss: detach it')
-        target = LazyMaps(_given, (target,))
+        if target.shape != (B, H, N, M):
+            raise ValueError(
+                f'target {tuple(target.shape)} does not fit query {tuple(query.shape)}: expected '
+                f'{(B, H, N, M)}'
+            )
+        target = GivenMaps(target)
+    check_bias('bias', bias, (B, H, N, M))
     factor = softmax_factor(scale, temperature)
-    if bias is not None:
-        bias = torch.atleast_2d(bias) / temperature
-    core = choose(_chunk_loss, compiled)
-    return _AttentionLoss.apply(query, key, bias, target, factor, distance, core)
+    core = choose(_tile_loss, compiled)
+    bias = scaled(bias, temperature)
+    return _AttentionLoss.apply(query, key, bias, mask, target, factor, distance, core)
 
 
-def _given(maps: Tensor) -> Tensor:
-    return maps
-
-
-def _kl(logits: Tensor, target: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+def _kl(logits: Tensor, target: Tensor, bias: Tensor | None, ignored: Tensor | None):
     """Sum of the KL over all rows, and its gradient of the logits, which are overwritten."""
     log_p = logits.log_softmax(-1)
     tiny = torch.finfo(log_p.dtype).tiny
-    if ignored is not None:
-        # Masked keys are -inf, and 0 * -inf would be NaN.
+    if bias is not None:
+        # Keys may be at -inf, and 0 * -inf would be NaN.
         log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
     log_ratio = target.clamp(min=tiny).log_().sub_(log_p)
     loss = log_ratio.mul_(target).sum()
     return loss, log_p.exp_().sub_(target)
 
 
-def _mse(logits: Tensor, target: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+def _mse(logits: Tensor, target: Tensor, bias: Tensor | None, ignored: Tensor | None):
     """Sum of the squared error over all rows, and its gradient of the logits."""
     maps = logits.softmax(-1)
     error = maps - target
@@ -134,29 +179,25 @@ def _mse(logits: Tensor, target: Tensor, ignored: Tensor | None) -> tuple[Tensor
     return loss, error.sub_(slope).mul_(maps).mul_(2)
 
 
-def _chunk_loss(
+def _tile_loss(
     query: Tensor,
     key: Tensor,
     bias: Tensor | None,
+    visible: Tensor | None,
+    ignored: Tensor | None,
     factor: float,
-    distance: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]],
+    distance: Callable[..., tuple[Tensor, Tensor]],
     target: Callable[..., Tensor],
     arguments: tuple,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sum of a distance over all counted rows, its gradients of query, key and the logits."""
-    query, key = query.contiguous(), key.contiguous()
+    """Sum of a distance over the counted rows, its gradients of query, key and the logits."""
+    query, key = dense_heads(query), dense_heads(key)
     wanted = target(*arguments)
-    logits = attention_logits(query, key, factor, bias)
-    if wanted.shape != logits.shape:
-        raise ValueError(
-            f'target {tuple(wanted.shape)} does not fit query {tuple(query.shape)}: expected '
-            f'{tuple(logits.shape)}'
-        )
+    logits = attention_logits(query, key, factor, bias, visible, ignored)
     wanted = wanted.to(logits.dtype)
-    ignored = None if bias is None else ignored_rows(bias)
     if ignored is not None:
         wanted = wanted.masked_fill(ignored, 0)
-    loss, residual = distance(logits, wanted, ignored)
+    loss, residual = distance(logits, wanted, bias, ignored)
     if ignored is not None:
         residual.masked_fill_(ignored, 0)
     grad_query = product(residual, key).mul_(factor)
@@ -182,52 +223,68 @@ class StoredGradients(torch.autograd.Function):
 
 class _AttentionLoss(StoredGradients):
     @staticmethod
-    def forward(ctx, query, key, bias, target, factor, distance, core):
-        B, _, N, _ = query.shape
-        total = torch.zeros(
-            (), dtype=torch.promote_types(query.dtype, torch.float32), device=query.device
-        )
+    def forward(ctx, query, key, bias, mask, target, factor, distance, core):
+        B, H, N, _ = query.shape
+        M, device = key.shape[2], query.device
+        sums = torch.promote_types(query.dtype, torch.float32)
+        total = torch.zeros((), dtype=sums, device=device)
         grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        with torch.autocast(query.device.type, enabled=False):
-            for chunk in batch_chunks(query):
-                tensors = (batch_slice(t, B, chunk) for t in target.tensors)
-                loss, grad_query[chunk], grad_key[chunk], residual = core(
-                    query[chunk],
-                    key[chunk],
-                    batch_slice(bias, B, chunk),
-                    factor,
-                    distance,
-                    target.function,
-                    (*tensors, *target.constants),
-                )
-                total += loss
-                if grad_bias is not None:
-                    _add_to_bias(grad_bias, residual, B, chunk)
+        ignored = _either(ignored_queries(bias, mask, B, N, M, device), target.ignored, B)
+        sizes, masks = target.sizes, (mask, target.mask)
+        whole = is_whole(N, M, sum(sizes), masks, device.type)
+        samples = batch_chunks(B, H * N * M, device.type) if whole else each_of(B)
+        with torch.autocast(device.type, enabled=False):
+            for batch in samples:
+                for heads, parts in blocks(sizes, N, M, masks, device.type):
+                    # Over blocks, the gradient of the keys adds up; not in half precision.
+                    of_keys = torch.zeros_like(key[batch, heads], dtype=sums)
+                    for rows, keys in parts:
+                        tile = Tile(batch, heads, rows, keys)
+                        loss, grad_query[batch, heads, rows], of_tile, residual = core(
+                            query[batch, heads, rows],
+                            key[batch, heads, keys],
+                            tile.of(bias, B),
+                            mask.visible(batch, rows, keys, device),
+                            tile.of_rows(ignored, B),
+                            factor,
+                            distance,
+                            target.function,
+                            target.arguments(tile),
+                        )
+                        total += loss
+                        of_keys[:, :, keys] += of_tile
+                        if grad_bias is not None:
+                            _add_to_bias(grad_bias, residual, B, tile)
+                    grad_key[batch, heads] = of_keys
         ctx.save_for_backward(grad_query, grad_key, grad_bias)
-        ctx.rows = B * N if bias is None else _num_rows(bias, B * N)
+        ctx.rows = B * N if ignored is None else _num_rows(~ignored, B * N)
         return total / ctx.rows
 
 
-def _add_to_bias(grad: Tensor, residual: Tensor, batch: int, chunk: slice) -> None:
-    """Add gradients of the logits (chunk, H, N, N) to the gradient of a bias."""
+def _either(one: Tensor | None, other: Tensor | None, batch: int) -> Tensor | None:
+    """Rows (b, h, n, 1) that one or the other ignores."""
+    if one is None:
+        return other
+    if other is None:
+        return one
+    if one.dim() == other.dim() == 4:
+        every = slice(0, batch)
+        return batch_slice(one, batch, every) | batch_slice(other, batch, every)
+    return one | other
+
+
+def _add_to_bias(grad: Tensor, residual: Tensor, batch: int, tile: Tile) -> None:
+    """Add gradients of the logits of a tile to the gradient of a bias."""
+    part = tile_of(grad, tile.heads, tile.rows, tile.keys)
     if grad.dim() < 4 or len(grad) == 1:
-        grad += residual.sum_to_size(grad.shape)
+        part += residual.sum_to_size(part.shape)
     else:
-        index = torch.arange(*chunk.indices(batch), device=grad.device) % len(grad)
-        grad.index_add_(0, index, residual.sum_to_size(len(index), *grad.shape[1:]).to(grad.dtype))
+        index = torch.arange(*tile.batch.indices(batch), device=grad.device) % len(grad)
+        added = residual.sum_to_size(len(index), *part.shape[1:])
+        part.index_add_(0, index, added.to(grad.dtype))
 
 
-def _num_rows(bias: Tensor, rows: int) -> Tensor:
+def _num_rows(counted: Tensor, rows: int) -> Tensor:
     """How many of ``rows`` rows count."""
-    counted = counted_rows(bias)
     return (counted.sum() * (rows / counted.numel())).clamp(min=1)
-
-
-def batch_chunks(query: Tensor) -> list[slice]:
-    """Slices of the batch, as even as can be, that keep to CHUNK_ELEMENTS (or hold one sample)."""
-    B, H, N, _ = query.shape
-    limit = CHUNK_ELEMENTS.get(query.device.type, CHUNK_ELEMENTS['default'])
-    chunks = -(-B // max(1, limit // (H * N * N)))
-    size = max(1, -(-B // max(1, chunks)))
-    return [slice(start, start + size) for start in range(0, B, size)]

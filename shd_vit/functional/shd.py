@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from shd_vit.functional import native
-from shd_vit.functional.attention import attention_maps
-from shd_vit.functional.attention_loss import LazyMaps, attention_kl, attention_mse
+from shd_vit.functional.attention import softmax_factor
+from shd_vit.functional.attention_loss import attention_kl, attention_mse
 from shd_vit.functional.compiler import compiler_error
-from shd_vit.functional.merging import Weigh, merge_maps, weigh_linear
+from shd_vit.functional.masks import ALL_KEYS, Mask, check_bias, ignored_queries, scaled
+from shd_vit.functional.merging import Weigh, weigh_linear
 from shd_vit.functional.order import group_sizes
 from shd_vit.functional.squeeze import gram_matrix
+from shd_vit.functional.teacher import TeacherMaps
+from shd_vit.functional.tiles import is_whole
 
 DISTANCES = dict(kl=attention_kl, mse=attention_mse)
 BACKENDS = ('auto', 'torch', 'compile', 'cpp')
@@ -38,6 +41,8 @@ def shd_loss(
     distance: str = 'kl',
     bias: Tensor | None = None,
     teacher_bias: Tensor | None = None,
+    mask: Mask = ALL_KEYS,
+    teacher_mask: Mask = ALL_KEYS,
     backend: str = 'auto',
 ) -> Tensor:
     """Distance of a student's maps from a teacher's merged ones (Eq. 11 of arXiv 2502.07436).
@@ -45,12 +50,16 @@ def shd_loss(
     Summed over heads, the mean over batch and query rows, as :func:`attention_kl`, whose memory
     and precision it has. Types may differ; sums are in float32 (float64 for float64 input).
 
+    Short maps are made whole, a few samples at a time, and merged on the way to the weights. Of
+    long ones there is never more than a block of rows: the weights come from what maps make of the
+    values, and then the distance from block after block, so memory grows with N and not N^2.
+
     Args:
         query: (B, Hs, N, D), the student's; the gradient is kept for backward, as of ``key``.
-        key: (B, Hs, N, D), the student's.
+        key: (B, Hs, M, D), the student's; M = N unless ``mask.offset`` says more.
         teacher_query: (B, Ht, N, D_t), a constant, as all of the teacher's.
-        teacher_key: (B, Ht, N, D_t).
-        value: (B, Ht, N, D_v), the teacher's; None if ``weigh`` needs none.
+        teacher_key: (B, Ht, M, D_t).
+        value: (B, Ht, M, D_v), the teacher's; None if ``weigh`` needs none.
         out_proj: (E, Ht D_v), weight of its output projection; None likewise.
         scale: Factor on the student's dot products, usually D^-0.5.
         teacher_scale: The same of the teacher.
@@ -60,9 +69,11 @@ def shd_loss(
         weigh: How a group of heads is weighed, see :mod:`shd_vit.functional.merging`.
         distance: 'kl' or 'mse' (:func:`attention_mse`).
         bias: Additive, of the student, as in :func:`attention_kl`; may ask for a gradient.
-        teacher_bias: The same of the teacher.
+        teacher_bias: The same of the teacher, without a gradient.
+        mask: What the student's queries see besides.
+        teacher_mask: The same of the teacher.
         backend: 'torch'; 'compile': through torch.compile; 'cpp': the C++ kernel, for the defaults
-            in float32 on a CPU without biases; 'auto': the last of these that will do.
+            in float32 on a CPU without masks and biases; 'auto': the last of these that will do.
 
     Returns:
         Scalar in float32 at least.
@@ -78,12 +89,15 @@ def shd_loss(
             f'groups of {sizes} heads do not make {heads} heads of {teacher_heads}: expected '
             f'{heads} sizes of sum {teacher_heads}'
         )
+    _check_teacher(query, teacher_query, teacher_key, value, out_proj, teacher_bias, teacher_mask)
     for_the_kernel = (
         weigh is weigh_linear
         and sizes == group_sizes(teacher_heads, heads)
         and distance == 'kl'
         and bias is None
         and teacher_bias is None
+        and mask.is_empty
+        and teacher_mask.is_empty
         and value is not None
         and out_proj is not None
         and native.takes(query, key, teacher_query, teacher_key, value, out_proj)
@@ -98,29 +112,51 @@ def shd_loss(
             *(query, key, teacher_query, teacher_key, value, gram),
             *(scale, teacher_scale, temperature),
         )
-    target = LazyMaps(
-        _merged_maps,
-        (teacher_query, teacher_key, value, teacher_bias),
-        (gram, teacher_scale, temperature, sizes, weigh),
-    )
     compiled = chosen == 'compile'
-    return DISTANCES[distance](query, key, target, scale, temperature, bias, compiled)
+    B, N, M = len(teacher_query), teacher_query.shape[2], teacher_key.shape[2]
+    with torch.no_grad():
+        of_softmax = scaled(teacher_bias, temperature)
+        target = TeacherMaps(
+            *(teacher_query, teacher_key, value, gram),
+            softmax_factor(teacher_scale, temperature),
+            of_softmax,
+            teacher_mask,
+            ignored_queries(of_softmax, teacher_mask, B, N, M, query.device),
+            sizes,
+            weigh,
+        )
+        if not is_whole(N, M, teacher_heads, (mask, teacher_mask), query.device.type):
+            target = target.weighed(compiled)
+    return DISTANCES[distance](query, key, target, scale, temperature, bias, mask, compiled)
 
 
-def _merged_maps(
+def _check_teacher(
     query: Tensor,
-    key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
     value: Tensor | None,
+    out_proj: Tensor | None,
     bias: Tensor | None,
-    gram: Tensor | None,
-    scale: float,
-    temperature: float,
-    sizes: tuple[int, ...],
-    weigh: Weigh,
-) -> Tensor:
-    """A teacher's maps, merged."""
-    maps = attention_maps(query, key, scale, temperature, bias)
-    return merge_maps(maps, value, gram, sizes, weigh)
+    mask: Mask,
+) -> None:
+    """Refuse what does not fit the student's query (B, Hs, N, D), naming it."""
+    B, _, N, _ = query.shape
+    H, M, D = teacher_query.shape[1], teacher_key.shape[2], teacher_query.shape[3]
+    mask.check(B, N, M)
+    expected: dict[str, tuple] = dict(teacher_query=(B, H, N, D), teacher_key=(B, H, M, D))
+    given: dict[str, Tensor] = dict(teacher_query=teacher_query, teacher_key=teacher_key)
+    if value is not None:
+        given['value'], expected['value'] = value, (B, H, M, value.shape[-1])
+        if out_proj is not None:
+            given['out_proj'] = out_proj
+            expected['out_proj'] = (len(out_proj), H * value.shape[-1])
+    for name, tensor in given.items():
+        if tensor.shape != expected[name]:
+            raise ValueError(
+                f'{name} {tuple(tensor.shape)} does not fit query {tuple(query.shape)} of the '
+                f'student: expected {expected[name]}'
+            )
+    check_bias('teacher_bias', bias, (B, H, N, M))
 
 
 def _choose(backend: str, for_the_kernel: bool, device_type: str) -> str:

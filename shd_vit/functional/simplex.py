@@ -8,29 +8,31 @@ from torch import Tensor
 STEPS_PER_HEAD = 8  # of a pair of weights each; more change no map by 1e-3
 
 
-def weigh_simplex(outputs_BkNkD: Tensor, gram: Tensor) -> Tensor:
+def weigh_simplex(outputs_BiNkD: Tensor, gram: Tensor) -> Tensor:
     """The best convex weights (B, k) of a group of k heads.
 
     The w of the simplex (w >= 0, sum 1) that minimises
     ``||(sum_i w_i A_i) S - sum_i A_i X_i||_F^2``, S = sum_i X_i. Between pairs that is Eq. 9;
     progressive merging comes near it for larger groups, never below it.
     """
-    return simplex_weights(residual_gram(outputs_BkNkD, gram))
+    return simplex_weights(residual_gram(outputs_BiNkD, gram))
 
 
-def residual_gram(outputs_BkNkD: Tensor, gram: Tensor) -> Tensor:
+def residual_gram(outputs_BiNkD: Tensor, gram: Tensor) -> Tensor:
     """Inner products of what each head of a group would leave, were it to stand for all of them.
 
     Head i leaves R_i = A_i S - sum_j A_j X_j. Weights that sum to 1 leave sum_i w_i R_i, with the
     squared norm w^T G w. Like squeezing, this never forms X (N x E).
 
     Args:
-        outputs_BkNkD: :func:`shd_vit.functional.merging.head_outputs`.
+        outputs_BiNkD: :func:`shd_vit.functional.merging.head_outputs`.
         gram: (k * D, k * D), of the heads' slices of the output projection.
 
     Returns:
         G, (B, k, k).
     """
+    of_first = torch.zeros_like(outputs_BiNkD[:, :1])
+    outputs_BkNkD = torch.cat([of_first, outputs_BiNkD], dim=1)
     # Column block j of sum_j A_j X_j, before the output projection, is A_j V_j.
     target = outputs_BkNkD.diagonal(dim1=1, dim2=3).movedim(-1, 2)
     residual = (outputs_BkNkD - target[:, None]).flatten(-2)

@@ -80,7 +80,7 @@ class LayerMaps(NamedTuple):
 
 def tap_maps(tap: AttentionTap, temperature: float) -> Tensor:
     """(B, H, N, N)"""
-    return attention_maps(tap.q, tap.k, tap.scale, temperature, tap.bias)
+    return attention_maps(tap.q, tap.k, tap.scale, temperature, tap.bias, tap.mask)
 
 
 def squeeze_tap(tap: AttentionTap, num_heads: int, temperature: float) -> SqueezedHeads:

@@ -67,7 +67,7 @@ def measure(
     for layer, tap in taps.items():
         fields: Any = (x.double() if torch.is_tensor(x) else x for x in tap)
         tap = AttentionTap(*fields)
-        maps = attention_maps(tap.q, tap.k, tap.scale, temperature, tap.bias)
+        maps = attention_maps(tap.q, tap.k, tap.scale, temperature, tap.bias, tap.mask)
         for name, members in strategies.items():
             parts = [_merge(strategy, tap, layer, heads, temperature) for strategy in members]
             losses[name, layer] = torch.stack([error.sum(-1) for error, _ in parts]).mean(0)
@@ -85,11 +85,11 @@ def _merge(
     """Errors of one strategy, against all heads in the order in which it takes them; its maps."""
     sizes, order = strategy.groups((layer, layer), (heads, tap.q.shape[1]))
     chosen = tap if order is None else select_heads(tap, order)
-    maps = attention_maps(chosen.q, chosen.k, chosen.scale, temperature, chosen.bias)
+    maps = attention_maps(chosen.q, chosen.k, chosen.scale, temperature, chosen.bias, chosen.mask)
     shared = merge_maps(maps, chosen.v, gram_matrix(chosen.out_proj), sizes, strategy.weigh)
     # A selected head stands for the group at its place.
     whole = tap if chosen.q.shape[1] < tap.q.shape[1] else chosen
-    own = attention_maps(whole.q, whole.k, whole.scale, temperature, whole.bias)
+    own = attention_maps(whole.q, whole.k, whole.scale, temperature, whole.bias, whole.mask)
     return squared_errors(shared, whole, own), shared
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from shd_vit.functional import attention_maps, counted_rows, mean_map_kl
-from shd_vit.functional.attention import batch_slice, widen
+from shd_vit.functional.attention import widen
+from shd_vit.functional.masks import batch_slice
 from shd_vit.losses.base import Layers, PairedLoss
 from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.pairing.layers import check_attended_tokens
@@ -52,7 +53,7 @@ class AttentionTransferLoss(PairedLoss):
         return mean_map_kl(self._maps(tap_s), teacher_maps, _rows(tap_s, tap_t))
 
     def _maps(self, tap: AttentionTap) -> Tensor:
-        bias = batch_slice(tap.bias, len(tap.q), slice(None))
+        bias = _bias(tap)
         # On CUDA, attention_maps multiplies half precision by an op that has no derivative.
         return attention_maps(widen(tap.q), widen(tap.k), tap.scale, self.temperature, bias)
 
@@ -60,13 +61,18 @@ class AttentionTransferLoss(PairedLoss):
         return f'temperature={self.temperature}, {super().extra_repr()}'
 
 
+def _bias(tap: AttentionTap) -> Tensor | None:
+    """Of every sample, masks and all."""
+    bias = tap.whole_bias()
+    return None if bias is None else batch_slice(bias, len(tap.q), slice(None))
+
+
 def _rows(*taps: AttentionTap) -> Tensor | None:
     """Rows that count in every head of all taps, (B, N); None for all rows."""
     rows = None
     for tap in taps:
-        if tap.bias is not None:
-            bias = batch_slice(tap.bias, len(tap.q), slice(None))
-            assert bias is not None
+        bias = _bias(tap)
+        if bias is not None:
             counted = counted_rows(bias).broadcast_to(tap.q.shape[:3]).all(dim=1)
             rows = counted if rows is None else rows & counted
     return rows

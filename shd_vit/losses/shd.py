@@ -146,12 +146,14 @@ class SHDLoss(PairedLoss):
             learned.scale,
             taught.scale,
             self.temperature,
-            sizes,
-            merging.weigh,
-            self.distance,
-            learned.bias,
-            taught.bias,
-            self.backend,
+            sizes=sizes,
+            weigh=merging.weigh,
+            distance=self.distance,
+            bias=learned.bias,
+            teacher_bias=taught.bias,
+            mask=learned.mask,
+            teacher_mask=taught.mask,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:

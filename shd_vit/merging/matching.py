@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import attention_maps, group_sizes, merge_neighbours, merge_passes
+from shd_vit.functional import group_sizes, map_cosines, merge_neighbours, merge_passes
 from shd_vit.merging.strategy import MERGING_STRATEGIES, Groups, MergingStrategy
 from shd_vit.pairing import Pair
 from shd_vit.taps import AttentionTap
@@ -40,11 +40,7 @@ class HeadMatching(MergingStrategy):
     @torch.no_grad()
     def observe(self, tap: AttentionTap, pair: Pair) -> None:
         """Take in the teacher's maps of a batch."""
-        # Cosines of nearly uniform maps are nearly 1: only in float64 does their order not depend
-        # on how images are batched.
-        maps = attention_maps(tap.q, tap.k, tap.scale, bias=tap.bias).double().flatten(2)
-        maps = torch.nn.functional.normalize(maps, dim=-1)
-        similarity = (maps @ maps.mT).sum(0)
+        similarity = map_cosines(tap.q, tap.k, tap.scale, tap.bias, tap.mask).sum(0)
         self._sums[pair] = self._sums.get(pair, 0) + similarity
 
     def settle(self) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shd_vit.functional.masks import ALL_KEYS, Mask
 from shd_vit.taps.tokens import Segment
 
 FINAL = 'final'
@@ -20,9 +21,11 @@ class AttentionTap(NamedTuple):
         q, k, v: (B, H, N, D), as scaled dot-product attention received them.
         out_proj: (E, H * D), weight of the output projection; empty if it is not read.
         scale: Factor on the dot products.
-        bias: Additive mask or position bias, broadcastable to (B, H, N, N); (W, H, N, N) for a
-            batch of B = B' W windows; or None.
+        bias: Additive mask or position bias, or a bool mask (True where a key is seen),
+            broadcastable to (B, H, N, N); (W, H, N, N) for a batch of B = B' W windows; or None.
         is_shifted: Whether these are windows that stand shifted, and so hold other tokens.
+        mask: What can be said without an N x N tensor: a causal flag, padding, a window, packed
+            documents. Holds besides ``bias``.
     """
 
     q: Tensor
@@ -32,6 +35,7 @@ class AttentionTap(NamedTuple):
     scale: float
     bias: Tensor | None = None
     is_shifted: bool = False
+    mask: Mask = ALL_KEYS
 
     def select(self, tokens: Tensor) -> AttentionTap:
         """A tap of the given tokens (n,) alone, in that order, as queries and as keys.
@@ -39,11 +43,20 @@ class AttentionTap(NamedTuple):
         Its maps are the attention given that the key is one of them: softmaxes over these keys.
         """
         q, k, v = (x.index_select(2, tokens) for x in (self.q, self.k, self.v))
-        bias = self.bias
+        bias = self.whole_bias()
         for dim in (-1, -2):
             if bias is not None and bias.dim() >= -dim and bias.shape[dim] > 1:
                 bias = bias.index_select(dim, tokens)
-        return self._replace(q=q, k=k, v=v, bias=bias)
+        return self._replace(q=q, k=k, v=v, bias=bias, mask=ALL_KEYS)
+
+    def whole_bias(self) -> Tensor | None:
+        """``bias`` and ``mask`` in one, for those who make whole maps anyway; or None."""
+        seen = self.mask.dense(len(self.q), self.q.shape[2], self.k.shape[2], self.q.device)
+        if seen is None or self.bias is None:
+            return self.bias if seen is None else seen
+        if self.bias.dtype == torch.bool:
+            return self.bias & seen
+        return self.bias.masked_fill(~seen, float('-inf'))
 
 
 class TokenTap(NamedTuple):

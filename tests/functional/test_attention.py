@@ -1,5 +1,3 @@
-import importlib
-
 import pytest
 import references
 import torch
@@ -7,9 +5,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from shd_vit.functional import attention_kl, attention_maps, attention_mse, counted_rows
-
-kl_module = importlib.import_module('shd_vit.functional.attention_loss')
+from shd_vit.functional import attention_kl, attention_maps, attention_mse, counted_rows, tiles
 
 
 def student(B=3, H=2, N=5, D=4, dtype=torch.float64, seed=0):
@@ -54,7 +50,7 @@ def test_temperature_must_be_positive():
 @pytest.mark.parametrize('chunk_elements', [1, 2 * 5 * 5 * 2, 2**22])
 def test_kl_and_gradients(temperature, chunk_elements, monkeypatch):
     """Loss against the loop, gradients against autograd, whatever the chunk."""
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     q, k, target = student()
     loss = attention_kl(q, k, target, 0.5, temperature)
     assert_close(loss, references.attention_kl(q, k, target, 0.5, temperature))
@@ -70,7 +66,7 @@ def test_kl_gradcheck():
 
 @pytest.mark.parametrize('shape', [(5, 5), (1, 1, 5, 5), (3, 1, 5, 5), (3, 2, 5, 5)])
 def test_kl_with_bias_of_any_broadcastable_shape(shape, monkeypatch):
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', 1)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', 1)
     q, k, target = student()
     bias = torch.randn(shape, dtype=torch.float64)
     loss = attention_kl(q, k, target, 0.5, 2.0, bias)
@@ -96,7 +92,7 @@ def test_padding_costs_nothing():
 
 
 def test_padding_of_each_sample_counts_for_itself(monkeypatch):
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', 1)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', 1)
     q, k, target = student()
     lengths = (5, 3, 1)
     mask = torch.zeros(3, 1, 1, 5, dtype=torch.float64)
@@ -146,7 +142,7 @@ def test_gradient_of_a_learned_bias():
 
 @pytest.mark.parametrize('chunk_elements', [1, 3 * 2 * 5 * 5, 2**20])
 def test_a_bias_of_windows_repeats_over_the_batch(chunk_elements, monkeypatch):
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     q, k, target = student(B=6)
     bias = torch.randn(3, 2, 5, 5, dtype=torch.float64)
     bias[1, :, :3, 3:] = bias[1, :, 3:, :3] = float('-inf')  # as in a shifted window
@@ -218,7 +214,7 @@ def test_targets_that_ask_for_gradients_and_wrong_shapes_are_refused():
 @pytest.mark.parametrize('temperature', [0.3, 1.0, 4.0])
 @pytest.mark.parametrize('chunk_elements', [1, 2**22])
 def test_mse_and_gradients(temperature, chunk_elements, monkeypatch):
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     q, k, target = student()
     loss = attention_mse(q, k, target, 0.5, temperature)
     assert_close(loss, references.attention_mse(q, k, target, 0.5, temperature))

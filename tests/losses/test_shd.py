@@ -1,5 +1,3 @@
-import importlib
-
 import pytest
 import references
 import torch
@@ -8,11 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shd_vit.errors import ConfigError
+from shd_vit.functional import tiles
 from shd_vit.losses import ModelOutput, SHDLoss
 from shd_vit.pairing import uniform_pairs
 from shd_vit.taps import AttentionTap
-
-kl_module = importlib.import_module('shd_vit.functional.attention_loss')
 
 
 class Model:
@@ -50,7 +47,7 @@ def test_layer_pairs_of_the_paper():
 @pytest.mark.parametrize('temperature', [1.0, 2.5])
 @pytest.mark.parametrize('chunk_elements', [1, 2**20])
 def test_equals_eq_11_with_alpha_from_softened_maps(temperature, chunk_elements, monkeypatch):
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     loss = SHDLoss(beta=0.7, temperature=temperature)
     loss.bind(Model('student', 2, 2), Model('teacher', 2, 4))
     student, teacher = outputs()
@@ -117,7 +114,7 @@ def test_explicit_layers_are_read_and_only_those():
 
 def test_temporary_maps_do_not_grow_with_the_batch(monkeypatch):
     """One sample a chunk: no map of more than one sample is ever made."""
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', 1)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', 1)
     sizes = []
 
     class Watch(TorchDispatchMode):
@@ -136,7 +133,7 @@ def test_temporary_maps_do_not_grow_with_the_batch(monkeypatch):
 
 @pytest.mark.parametrize('chunk_elements', [1, 2**20])
 def test_bias_of_the_batch_is_taken_apart_with_it(chunk_elements, monkeypatch):
-    monkeypatch.setitem(kl_module.CHUNK_ELEMENTS, 'cpu', chunk_elements)
+    monkeypatch.setitem(tiles.CHUNK_ELEMENTS, 'cpu', chunk_elements)
     loss = SHDLoss()
     loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
     student, teacher = outputs(depth=1)

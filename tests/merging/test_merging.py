@@ -256,7 +256,7 @@ def test_a_strategy_of_ones_own():
         @staticmethod
         def weigh(outputs, gram):
             assert gram is None and outputs.numel() == 0
-            first = torch.zeros(outputs.shape[:2], dtype=outputs.dtype)
+            first = torch.zeros(len(outputs), outputs.shape[3], dtype=outputs.dtype)
             return first.index_fill(1, torch.tensor(0), 1)
 
         def groups(self, pair, heads):
@@ -266,7 +266,11 @@ def test_a_strategy_of_ones_own():
     try:
         student, teacher = outputs()
         firsts = {n: maps_of(t)[:, [5, 2, 3]] for n, t in teacher.attention.items()}
-        assert_close(bound('first')(student, teacher, None), kl_to(student, firsts))
+        loss = bound('first')
+        assert_close(loss(student, teacher, None), kl_to(student, firsts))
+        loss.strategy.weigh = lambda outputs, gram: outputs.new_ones(2, 2)
+        with pytest.raises(ValueError, match=r'gives weights \(2, 2\): expected \(B, k\) \(2, 3\)'):
+            loss(student, teacher, None)
         with pytest.raises(ValueError, match="'first' is registered already"):
             MERGING_STRATEGIES.register('first')(First)
     finally:
