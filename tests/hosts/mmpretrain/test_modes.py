@@ -243,7 +243,7 @@ DDP = """
 import sys, torch, torch.distributed as dist
 sys.path[:0] = ['tests', '.']
 from mmengine.model import MMDistributedDataParallel
-from test_modes import distiller
+from hosts.mmpretrain.test_modes import distiller
 from models import batch
 from shd_vit.command import leave_group
 torch.set_num_threads(1)
