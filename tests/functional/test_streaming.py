@@ -5,6 +5,8 @@ import references
 import torch
 from torch.autograd import gradcheck
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from shd_vit.functional import (
     Mask,
@@ -249,6 +251,28 @@ def test_backward_keeps_no_more_than_the_gradients(in_tiles):
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         shd_loss(*args, mask=mask, teacher_mask=mask)
     assert sorted(x.shape for x in kept) == [args[0].shape, args[1].shape]
+
+
+@pytest.mark.parametrize('weigh', WEIGHS)
+def test_nothing_of_n_by_n_is_ever_made(weigh):
+    """Of 800 tokens, with the blocks as they are: no tensor is as large as a map of one head."""
+    padding = torch.ones(2, 800, dtype=torch.bool)
+    padding[0, :100] = False
+    for mask in (Mask(), Mask(True, padding=padding), Mask(True, window=50), Mask(padding=padding)):
+        sizes = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None, sizes=sizes):
+                out = func(*args, **(kwargs or {}))
+                sizes.extend(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+                return out
+
+        args = layer(mask, (2, 4), N=800, D=4, dtype=torch.float32)
+        with Watch():
+            shd_loss(*args, mask=mask, teacher_mask=mask, weigh=weigh, backend='torch').backward()
+        assert max(sizes) < 800**2
+        if mask.window:
+            assert max(sizes) < 4 * (tiles.ROWS + 50) * tiles.ROWS + 800 * 32
 
 
 @pytest.mark.parametrize('low', [torch.bfloat16, torch.float16])
