@@ -24,6 +24,7 @@ from shd_vit.functional.tiles import is_whole
 
 DISTANCES = dict(kl=attention_kl, mse=attention_mse)
 BACKENDS = ('auto', 'torch', 'compile', 'cpp')
+KERNEL_TOKENS = 1024  # with more, whole maps leave the processor's cache, and blocks are faster
 
 
 def shd_loss(
@@ -73,7 +74,7 @@ def shd_loss(
         mask: What the student's queries see besides.
         teacher_mask: The same of the teacher.
         backend: 'torch'; 'compile': through torch.compile; 'cpp': the C++ kernel, for the defaults
-            in float32 on a CPU without masks and biases; 'auto': the last of these that will do.
+            in float32 on a CPU without masks and biases; 'auto': what is fastest.
 
     Returns:
         Scalar in float32 at least.
@@ -102,9 +103,11 @@ def shd_loss(
         and out_proj is not None
         and native.takes(query, key, teacher_query, teacher_key, value, out_proj)
     )
-    chosen = _choose(backend, for_the_kernel, query.device.type)
+    device_type, M = query.device.type, key.shape[2]
+    whole = is_whole(query.shape[2], M, teacher_heads, (mask, teacher_mask), device_type)
+    chosen = _choose(backend, for_the_kernel, whole, M, device_type)
     gram = None
-    if out_proj is not None and (heads < teacher_heads or chosen == 'cpp'):
+    if out_proj is not None and (chosen == 'cpp' or (whole and heads < teacher_heads)):
         gram = gram_matrix(out_proj)
     if chosen == 'cpp':
         assert value is not None and gram is not None
@@ -113,7 +116,7 @@ def shd_loss(
             *(scale, teacher_scale, temperature),
         )
     compiled = chosen == 'compile'
-    B, N, M = len(teacher_query), teacher_query.shape[2], teacher_key.shape[2]
+    B, N = len(query), query.shape[2]
     with torch.no_grad():
         of_softmax = scaled(teacher_bias, temperature)
         target = TeacherMaps(
@@ -125,8 +128,8 @@ def shd_loss(
             sizes,
             weigh,
         )
-        if not is_whole(N, M, teacher_heads, (mask, teacher_mask), query.device.type):
-            target = target.weighed(compiled)
+        if not whole:
+            target = target.weighed(out_proj, compiled)
     return DISTANCES[distance](query, key, target, scale, temperature, bias, mask, compiled)
 
 
@@ -159,7 +162,7 @@ def _check_teacher(
     check_bias('teacher_bias', bias, (B, H, N, M))
 
 
-def _choose(backend: str, for_the_kernel: bool, device_type: str) -> str:
+def _choose(backend: str, for_the_kernel: bool, whole: bool, keys: int, device_type: str) -> str:
     """'torch', 'compile' or 'cpp'; found out, and logged, at the first batch."""
     if torch.compiler.is_compiling():
         return 'torch'  # a step that is compiled as a whole traces this with the rest
@@ -170,8 +173,10 @@ def _choose(backend: str, for_the_kernel: bool, device_type: str) -> str:
         )
     if backend != 'auto':
         return backend
-    if for_the_kernel and native.kernel_error() is None:
+    if for_the_kernel and keys <= KERNEL_TOKENS and native.kernel_error() is None:
         return 'cpp'
+    if device_type == 'cpu' and not whole:
+        return 'torch'  # a compiled function of tiles of so many shapes is slower
     error = compiler_error(device_type)
     if error:
         _warn(error)

@@ -21,6 +21,7 @@ from shd_vit.functional.merging import (
     weigh_constant,
 )
 from shd_vit.functional.order import head_groups
+from shd_vit.functional.squeeze import gram_matrix
 from shd_vit.functional.tiles import Tile, batch_chunks, each_of, row_blocks
 
 
@@ -31,7 +32,7 @@ class TeacherMaps(NamedTuple):
         query: (B, H, N, D).
         key: (B, H, M, D).
         value: (B, H, M, D_v); None if weights need none.
-        gram: (H * D_v, H * D_v); None likewise.
+        gram: (H * D_v, H * D_v) where maps are merged whole; or None.
         factor: On the dot products, of the softmax.
         bias: Of the softmax, so divided by T_a.
         mask: Of the keys.
@@ -84,16 +85,17 @@ class TeacherMaps(NamedTuple):
             tile.of_rows(self.dropped, B),
         )
 
-    def weighed(self, compiled: bool) -> TeacherMaps:
+    def weighed(self, out_proj: Tensor | None, compiled: bool) -> TeacherMaps:
         """With the weights, for tiles that have no whole maps.
 
         Args:
+            out_proj: (E, H * D_v), None where weights need no values.
             compiled: Run what is done to a tile through :func:`torch.compile`.
         """
-        return self._replace(weights=streamed_weights(self, compiled))
+        return self._replace(weights=streamed_weights(self, out_proj, compiled))
 
 
-def streamed_weights(maps: TeacherMaps, compiled: bool) -> Tensor:
+def streamed_weights(maps: TeacherMaps, out_proj: Tensor | None, compiled: bool) -> Tensor:
     """The weights (B, H) of all heads, group by group and sample by sample.
 
     Only what the maps make of the values is kept, (k - 1) k N D_v numbers of one group.
@@ -112,9 +114,9 @@ def streamed_weights(maps: TeacherMaps, compiled: bool) -> Tensor:
                 nothing = weights.new_empty(B, k - 1, 0, k, 0)
                 weights[:, heads] = group_weights(maps.weigh, nothing, None)
                 continue
-            assert maps.gram is not None
-            columns = columns_of(heads, maps.value.shape[-1])
-            gram = maps.gram[columns, columns]
+            assert out_proj is not None
+            # Of these heads alone: of all, it would take longer than their maps.
+            gram = gram_matrix(out_proj[:, columns_of(heads, maps.value.shape[-1])])
             for sample in each_of(B):
                 outputs = [
                     core(maps.maps_of(tile), maps.value[sample, heads, tile.keys])

@@ -57,7 +57,7 @@ def test_timm_masks_become_bias(mask):
     with actual_maps(attn) as actual, bank.record():
         attn(torch.randn(2, 6, 24), **kwargs)
     tap = bank.collect().attention[0]
-    maps = attention_maps(tap.q, tap.k, tap.scale, 1.0, tap.bias)
+    maps = attention_maps(tap.q, tap.k, tap.scale, 1.0, tap.bias, tap.mask)
     assert (maps.triu(1) == 0).all()
     assert_close(maps.double(), actual[0], rtol=1e-5, atol=1e-6)
 

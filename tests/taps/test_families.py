@@ -21,14 +21,15 @@ def tapped(case, bank=None):
 
 
 def maps_of(tap):
-    return attention_maps(tap.q, tap.k, tap.scale, 1.0, every_window(tap.bias, tap))
+    return attention_maps(tap.q, tap.k, tap.scale, 1.0, every_window(tap.bias, tap), tap.mask)
 
 
 def rows_of(tap):
     """Which rows count: (B, H, N)."""
-    if tap.bias is None:
+    bias = tap.whole_bias()
+    if bias is None:
         return torch.ones(tap.q.shape[:3], dtype=torch.bool)
-    return counted_rows(every_window(tap.bias, tap)).expand(tap.q.shape[:3])
+    return counted_rows(every_window(bias, tap)).expand(tap.q.shape[:3])
 
 
 def every_window(bias, tap):

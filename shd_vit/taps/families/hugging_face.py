@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shd_vit.taps.families.ops import add_biases, additive_mask
+from shd_vit.taps.families.ops import add_biases, sdpa_mask
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
 from shd_vit.taps.projection import PROJECTIONS
 from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
@@ -88,9 +88,10 @@ class HuggingFaceAttention(AttentionFamily):
         is_causal = kwargs.get('is_causal')
         if is_causal is None:
             is_causal = getattr(attn, 'is_causal', True)
-        bias = add_biases(additive_mask(mask, is_causal, q), kwargs.get('position_bias'))
+        bias, seen = sdpa_mask(mask, is_causal)
+        bias = add_biases(bias, kwargs.get('position_bias'))
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        return AttentionTap(q, k, v, NO_WEIGHT, scale, bias)
+        return AttentionTap(q, k, v, NO_WEIGHT, scale, bias, mask=seen)
 
 
 class _Tap:

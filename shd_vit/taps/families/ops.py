@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shd_vit.functional import Mask
+
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, N, 3 * H * D) to three views (B, H, N, D)."""
@@ -21,14 +23,9 @@ def heads_first(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor) -> Tensor | None:
-    """SDPA's mask arguments as one additive bias: -inf at masked keys."""
-    if mask is None and is_causal:
-        N = query.shape[-2]
-        mask = torch.ones(N, N, dtype=torch.bool, device=query.device).tril()
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float('-inf'))
+def sdpa_mask(mask: Tensor | None, is_causal: bool) -> tuple[Tensor | None, Mask]:
+    """SDPA's mask arguments as a tap has them: a bias, bool or additive, and what needs none."""
+    return mask, Mask(is_causal=is_causal and mask is None)
 
 
 def relative_position_bias(attn: Any) -> Tensor | None:
@@ -44,6 +41,12 @@ def relative_position_bias(attn: Any) -> Tensor | None:
 
 
 def add_biases(*biases: Tensor | None) -> Tensor | None:
-    """Their sum; None if all are."""
+    """Their sum, where bool ones hide the keys at which they are False; None if all are None."""
     given = [bias for bias in biases if bias is not None]
-    return reduce(torch.add, given) if given else None
+    hiding = [bias for bias in given if bias.dtype == torch.bool]
+    added = [bias for bias in given if bias.dtype != torch.bool]
+    seen = reduce(torch.logical_and, hiding) if hiding else None
+    total = reduce(torch.add, added) if added else None
+    if seen is None or total is None:
+        return total if seen is None else seen
+    return torch.where(seen, total, float('-inf'))

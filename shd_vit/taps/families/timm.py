@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from shd_vit.taps.families.beit import beit_qkv
-from shd_vit.taps.families.ops import additive_mask, heads_first, split_heads
+from shd_vit.taps.families.ops import heads_first, sdpa_mask, split_heads
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
 from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
@@ -31,8 +31,8 @@ class TimmAttention(AttentionFamily):
         v = split_heads(outputs['qkv'], attn.num_heads)[2]
         # SDPA is called without a scale and so takes its own; the plain path takes the module's.
         scale = q.shape[-1] ** -0.5 if attn.fused_attn else attn.scale
-        bias = additive_mask(call.get('attn_mask'), call.get('is_causal', False), q)
-        return AttentionTap(q, k, v, NO_WEIGHT, scale, bias)
+        bias, mask = sdpa_mask(call.get('attn_mask'), call.get('is_causal', False))
+        return AttentionTap(q, k, v, NO_WEIGHT, scale, bias, mask=mask)
 
 
 @ATTENTION_TAPS.register('timm.layers.attention.AttentionRope', 'timm.models.eva.EvaAttention')
@@ -60,5 +60,5 @@ class TimmRotaryAttention(TimmAttention):
 
             q, k = rotate(q), rotate(k)
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-        bias = additive_mask(call.get('attn_mask'), call.get('is_causal', False), q)
-        return AttentionTap(q, k, v, NO_WEIGHT, attn.scale, bias)
+        bias, mask = sdpa_mask(call.get('attn_mask'), call.get('is_causal', False))
+        return AttentionTap(q, k, v, NO_WEIGHT, attn.scale, bias, mask=mask)

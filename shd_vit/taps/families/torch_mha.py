@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shd_vit.taps.families.ops import add_biases, additive_mask, heads_first
+from shd_vit.functional.masks import ALL_KEYS, Mask
+from shd_vit.taps.families.ops import add_biases, heads_first
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
 from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
 
@@ -45,18 +46,16 @@ class TorchAttention(AttentionFamily):
             x = x.transpose(0, 1)
         qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
         q, k, v = (heads_first(part, attn.num_heads) for part in qkv.chunk(3, dim=-1))
-        padding = _bias(call.get('key_padding_mask'), q)
-        if padding is not None:
-            padding = padding[:, None, None]
-        mask = _bias(call.get('attn_mask'), q)
+        hidden: Tensor | None = call.get('key_padding_mask')
+        seen = ALL_KEYS
+        if hidden is not None and hidden.dtype == torch.bool:
+            seen = Mask(padding=~hidden)
+            hidden = None
+        mask = call.get('attn_mask')
+        if mask is not None and mask.dtype == torch.bool:
+            mask = ~mask  # True hides a key here, unlike in SDPA
         if mask is not None and mask.dim() == 3:  # (B * H, N, N)
             mask = mask.unflatten(0, (-1, attn.num_heads))
-        bias = add_biases(padding, mask)
-        return AttentionTap(q, k, v, NO_WEIGHT, q.shape[-1] ** -0.5, bias)
-
-
-def _bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
-    """A mask of this module as additive bias: where bool, True hides a key, unlike in SDPA."""
-    if mask is not None and mask.dtype == torch.bool:
-        mask = ~mask
-    return additive_mask(mask, False, query)
+        bias = add_biases(None if hidden is None else hidden[:, None, None], mask)
+        scale = q.shape[-1] ** -0.5
+        return AttentionTap(q, k, v, NO_WEIGHT, scale, bias, mask=seen)
