@@ -3,7 +3,7 @@
 Whatever is compared runs in turns in one process, each turn after the other's; figures are medians,
 ratios are medians of the ratios of a turn. The yardstick is a literal transcription of the paper.
 
-python tools/benchmark.py                      # everything, about six minutes on two cores
+python tools/benchmark.py                      # everything, about ten minutes on two cores
 python tools/benchmark.py step --rounds 20     # one part
 python tools/benchmark.py --json b.json --plot b.svg --markdown b.md
 """
@@ -17,11 +17,12 @@ from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 from shd_vit.functional.compiler import compiler_error
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
+from shd_vit.lab import long_maps
 from shd_vit.lab.benchmark import DEVICE, TABLES, VARIANTS, growth, memory, peak_memory, plot, step
 from shd_vit.lab.figures import check_output
 from shd_vit.lab.report import environment, show, write_json
 
-PARTS = ('step', 'memory', 'growth')
+PARTS = ('step', 'memory', 'growth', 'long')
 
 
 def main() -> None:
@@ -34,12 +35,20 @@ def main() -> None:
     parser.add_argument('--json', metavar='FILE', help='write all figures')
     parser.add_argument('--plot', metavar='FILE', help='draw growth and step time')
     parser.add_argument('--markdown', metavar='FILE', help='write the tables')
+    parser.add_argument(
+        '--plot-long', metavar='FILE', help='draw time and memory of long sequences'
+    )
+    parser.add_argument('--long', nargs=3, help=argparse.SUPPRESS)
     parser.add_argument('--peak-of', choices=list(VARIANTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter('ignore')  # libraries about themselves, among the tables
     MMLogger.get_instance('benchmark', log_level='ERROR')
     if args.peak_of:
         print(peak_memory(args.peak_of, args.batch))
+        return
+    if args.long:
+        run, tokens, rounds = args.long
+        print(*long_maps.measure(run, int(tokens), int(rounds)))
         return
     wrong = set(args.parts) - set(PARTS)
     if wrong:
@@ -49,20 +58,26 @@ def main() -> None:
             raise ConfigError(f'--{name}={value} must be at least 1')
     parts = args.parts or PARTS
     out = check_output(args.plot) if args.plot else None
-    if out and set(parts) == {'memory'}:
+    if out and not {'step', 'growth'} & set(parts):
         raise ConfigError('--plot draws growth and step: measure at least one of them')
+    out_long = check_output(args.plot_long) if args.plot_long else None
+    if out_long and 'long' not in parts:
+        raise ConfigError('--plot-long draws the part long: measure it')
 
     keep_freed_memory()
     works = compiler_error(DEVICE) or 'torch.compile works'
     results = {'environment': dict(environment(), compiler=works)}
-    measure = dict(step=step, memory=memory, growth=growth)
+    measure = dict(step=step, memory=memory, growth=growth, long=long_maps.long_maps)
     for part in parts:
         results[part] = measure[part](args.batch, args.rounds)
-    tables = [table for part in ('environment', *parts) for table in TABLES[part](results[part])]
+    shown = dict(TABLES, long=long_maps.table)
+    tables = [table for part in ('environment', *parts) for table in shown[part](results[part])]
     show(tables, args.markdown)
     write_json(results, args.json)
     if out:
         plot(results, out)
+    if out_long:
+        long_maps.plot(results['long'], out_long)
 
 
 if __name__ == '__main__':
