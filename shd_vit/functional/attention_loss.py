@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shd_vit.errors import ConfigError
 from shd_vit.functional.attention import (
     attention_logits,
     dense_heads,
@@ -106,7 +107,7 @@ def attention_kl(
         Scalar in float32 (float64 for float64 input).
 
     Raises:
-        ValueError: If shapes differ, or if target asks for a gradient.
+        ConfigError: If shapes differ, or if target asks for a gradient.
     """
     return _attention_loss(_kl, query, key, target, scale, temperature, bias, mask, compiled)
 
@@ -136,15 +137,15 @@ def _attention_loss(
     M = key.shape[2]
     mask.check(B, N, M)
     if key.shape != (B, H, M, D):
-        raise ValueError(
+        raise ConfigError(
             f'key {tuple(key.shape)} does not fit query {tuple(query.shape)}: expected '
             f'{(B, H, M, D)}'
         )
     if isinstance(target, Tensor):
         if target.requires_grad and torch.is_grad_enabled():
-            raise ValueError('target is a constant of an attention loss: detach it')
+            raise ConfigError('target is a constant of an attention loss: detach it')
         if target.shape != (B, H, N, M):
-            raise ValueError(
+            raise ConfigError(
                 f'target {tuple(target.shape)} does not fit query {tuple(query.shape)}: expected '
                 f'{(B, H, N, M)}'
             )
