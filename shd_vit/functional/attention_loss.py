@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -239,7 +239,9 @@ class _AttentionLoss(StoredGradients):
             for batch in samples:
                 for heads, parts in blocks(sizes, N, M, masks, device.type):
                     # Over blocks, the gradient of the keys adds up; not in half precision.
-                    of_keys = torch.zeros_like(key[batch, heads], dtype=sums)
+                    of_keys: Any = None
+                    if not whole:
+                        of_keys = torch.zeros_like(key[batch, heads], dtype=sums)
                     for rows, keys in parts:
                         tile = Tile(batch, heads, rows, keys)
                         loss, grad_query[batch, heads, rows], of_tile, residual = core(
@@ -254,7 +256,10 @@ class _AttentionLoss(StoredGradients):
                             target.arguments(tile),
                         )
                         total += loss
-                        of_keys[:, :, keys] += of_tile
+                        if whole:
+                            of_keys = of_tile
+                        else:
+                            of_keys[:, :, keys] += of_tile
                         if grad_bias is not None:
                             _add_to_bias(grad_bias, residual, B, tile)
                     grad_key[batch, heads] = of_keys
