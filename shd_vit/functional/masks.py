@@ -133,7 +133,8 @@ def scaled(bias: Tensor | None, temperature: float) -> Tensor | None:
 
 def seen_by(bias: Tensor) -> Tensor:
     """Bool, True where a bias lets a query see a key."""
-    return bias if bias.dtype == torch.bool else bias > float('-inf')
+    # NaN is seen, and makes the loss NaN.
+    return bias if bias.dtype == torch.bool else bias != float('-inf')
 
 
 def counted_rows(bias: Tensor) -> Tensor:
