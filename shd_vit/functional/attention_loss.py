@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shd_vit.errors import ConfigError
 from shd_vit.functional.attention import (
     attention_logits,
     dense_heads,
@@ -106,7 +107,7 @@ def attention_kl(
         Scalar in float32 (float64 for float64 input).
 
     Raises:
-        ValueError: If shapes differ, or if target asks for a gradient.
+        ConfigError: If shapes differ, or if target asks for a gradient.
     """
     return _attention_loss(_kl, query, key, target, scale, temperature, bias, mask, compiled)
 
@@ -136,15 +137,15 @@ def _attention_loss(
     M = key.shape[2]
     mask.check(B, N, M)
     if key.shape != (B, H, M, D):
-        raise ValueError(
+        raise ConfigError(
             f'key {tuple(key.shape)} does not fit query {tuple(query.shape)}: expected '
             f'{(B, H, M, D)}'
         )
     if isinstance(target, Tensor):
         if target.requires_grad and torch.is_grad_enabled():
-            raise ValueError('target is a constant of an attention loss: detach it')
+            raise ConfigError('target is a constant of an attention loss: detach it')
         if target.shape != (B, H, N, M):
-            raise ValueError(
+            raise ConfigError(
                 f'target {tuple(target.shape)} does not fit query {tuple(query.shape)}: expected '
                 f'{(B, H, N, M)}'
             )
@@ -238,7 +239,9 @@ class _AttentionLoss(StoredGradients):
             for batch in samples:
                 for heads, parts in blocks(sizes, N, M, masks, device.type):
                     # Over blocks, the gradient of the keys adds up; not in half precision.
-                    of_keys = torch.zeros_like(key[batch, heads], dtype=sums)
+                    of_keys: Any = None
+                    if not whole:
+                        of_keys = torch.zeros_like(key[batch, heads], dtype=sums)
                     for rows, keys in parts:
                         tile = Tile(batch, heads, rows, keys)
                         loss, grad_query[batch, heads, rows], of_tile, residual = core(
@@ -253,7 +256,10 @@ class _AttentionLoss(StoredGradients):
                             target.arguments(tile),
                         )
                         total += loss
-                        of_keys[:, :, keys] += of_tile
+                        if whole:
+                            of_keys = of_tile
+                        else:
+                            of_keys[:, :, keys] += of_tile
                         if grad_bias is not None:
                             _add_to_bias(grad_bias, residual, B, tile)
                     grad_key[batch, heads] = of_keys

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shd_vit.errors import ConfigError
+
 ROWS = 64  # of a dense bias that are looked through at a time
 
 
@@ -36,23 +38,23 @@ class Mask(NamedTuple):
         """Refuse a mask that does not fit, or that leaves queries without keys.
 
         Raises:
-            ValueError: Naming the field, its value and what is allowed.
+            ConfigError: Naming the field, its value and what is allowed.
         """
         if self.window is not None and self.window < 1:
-            raise ValueError(f'window={self.window} leaves queries without keys: at least 1')
+            raise ConfigError(f'window={self.window} leaves queries without keys: at least 1')
         if self.offset < 0:
-            raise ValueError(f'offset={self.offset} leaves queries without keys: at least 0')
+            raise ConfigError(f'offset={self.offset} leaves queries without keys: at least 0')
         if keys != queries + self.offset:
-            raise ValueError(
+            raise ConfigError(
                 f'{queries} queries and {keys} keys with offset={self.offset} of the mask: '
                 f'expected {queries + self.offset} keys'
             )
         for name in ('padding', 'documents'):
             given = getattr(self, name)
             if given is not None and given.shape != (batch, keys):
-                raise ValueError(f'{name} {tuple(given.shape)} must be (B, N) = {(batch, keys)}')
+                raise ConfigError(f'{name} {tuple(given.shape)} must be (B, N) = {(batch, keys)}')
         if self.padding is not None and self.padding.dtype != torch.bool:
-            raise ValueError(f'padding is {self.padding.dtype}: expected bool, True at tokens')
+            raise ConfigError(f'padding is {self.padding.dtype}: expected bool, True at tokens')
 
     def keys_of(self, rows: slice, keys: int) -> slice:
         """The run of keys, of ``keys``, outside of which no query of ``rows`` sees any."""
@@ -108,14 +110,14 @@ def check_bias(name: str, bias: Tensor | None, shape: tuple[int, ...]) -> None:
     """Refuse a bias that does not broadcast to maps of a shape (B, H, N, M).
 
     Raises:
-        ValueError: Naming both shapes.
+        ConfigError: Naming both shapes.
     """
     if bias is None:
         return
     own = (1,) * (4 - bias.dim()) + tuple(bias.shape)
     fits = len(own) == 4 and all(own[i] in (1, shape[i]) for i in (1, 2, 3))
     if not fits or shape[0] % own[0]:
-        raise ValueError(
+        raise ConfigError(
             f'{name} {tuple(bias.shape)} does not broadcast to maps {shape}: expected 1 or the '
             'same in each place, or windows (W, ...) of which the batch is a multiple'
         )

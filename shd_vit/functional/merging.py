@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from shd_vit.errors import ConfigError
 from shd_vit.functional.attention import product, widen
 from shd_vit.functional.order import group_sizes, head_groups, merge_neighbours, merge_passes
 from shd_vit.functional.squeeze import pair_weight, squeeze_by_gram
@@ -112,13 +113,15 @@ def group_weights(weigh: Weigh, outputs_BiNkD: Tensor, gram: Tensor | None) -> T
     """What ``weigh`` gives a group, (B, k).
 
     Raises:
-        ValueError: If it gives anything else.
+        ConfigError: If it gives anything else.
     """
     weights = weigh(outputs_BiNkD, gram)
     expected = len(outputs_BiNkD), outputs_BiNkD.shape[3]
     if weights.shape != expected:
         name = getattr(weigh, '__name__', weigh)
-        raise ValueError(f'{name} gives weights {tuple(weights.shape)}: expected (B, k) {expected}')
+        raise ConfigError(
+            f'{name} gives weights {tuple(weights.shape)}: expected (B, k) {expected}'
+        )
     return weights
 
 

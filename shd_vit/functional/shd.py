@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from shd_vit.errors import ConfigError
 from shd_vit.functional import native
 from shd_vit.functional.attention import softmax_factor
 from shd_vit.functional.attention_loss import attention_kl, attention_mse
@@ -80,13 +81,13 @@ def shd_loss(
         Scalar in float32 at least.
 
     Raises:
-        ValueError: If shapes do not fit, or the backend does not serve them.
+        ConfigError: If shapes do not fit, or the backend does not serve them.
     """
     heads, teacher_heads = query.shape[1], teacher_query.shape[1]
     if sizes is None:
         sizes = group_sizes(teacher_heads, heads)
     if len(sizes) != heads or sum(sizes) != teacher_heads:
-        raise ValueError(
+        raise ConfigError(
             f'groups of {sizes} heads do not make {heads} heads of {teacher_heads}: expected '
             f'{heads} sizes of sum {teacher_heads}'
         )
@@ -99,6 +100,7 @@ def shd_loss(
         and teacher_bias is None
         and mask.is_empty
         and teacher_mask.is_empty
+        and query.shape == key.shape
         and value is not None
         and out_proj is not None
         and native.takes(query, key, teacher_query, teacher_key, value, out_proj)
@@ -155,7 +157,7 @@ def _check_teacher(
             expected['out_proj'] = (len(out_proj), H * value.shape[-1])
     for name, tensor in given.items():
         if tensor.shape != expected[name]:
-            raise ValueError(
+            raise ConfigError(
                 f'{name} {tuple(tensor.shape)} does not fit query {tuple(query.shape)} of the '
                 f'student: expected {expected[name]}'
             )
@@ -167,7 +169,7 @@ def _choose(backend: str, for_the_kernel: bool, whole: bool, keys: int, device_t
     if torch.compiler.is_compiling():
         return 'torch'  # a step that is compiled as a whole traces this with the rest
     if backend == 'cpp' and not for_the_kernel:
-        raise ValueError(
+        raise ConfigError(
             "backend='cpp' takes linear merging and KL, in float32 on a CPU, without masks or "
             "biases; 'auto' takes anything"
         )

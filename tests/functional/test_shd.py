@@ -107,6 +107,13 @@ def test_what_is_no_number_shows_in_the_best_weights_too(heads, place):
     assert shd_loss(*args, weigh=weigh_simplex).isnan()
 
 
+@pytest.mark.parametrize('whose', ['bias', 'teacher_bias'])
+def test_what_is_no_number_shows_in_a_bias_too(whose):
+    bias = torch.zeros(6, 6)
+    bias[2, 3] = float('nan')
+    assert shd_loss(*layer(), **{whose: bias}).isnan()
+
+
 def test_bad_groups_and_backends_are_refused():
     args = layer()
     for sizes in ((2, 1), (4,), (1, 1, 2)):

@@ -372,3 +372,19 @@ def test_weights_by_tiles_are_those_of_whole_maps(in_tiles):
         whole = head_weights(attention_maps(q, k, scale, mask=mask), v, gram, sizes, weigh)
         near = 1e-3 if weigh is weigh_simplex else 1e-9
         assert_close(streamed_weights(lazy, out_proj, False), whole, rtol=near, atol=near)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['causal', 'padded left', 'packed'])
+def test_tiles_through_inductor(name, dynamo, monkeypatch):
+    mask = masks()[name]
+    args = layer(mask, dtype=torch.float32)
+    results = []
+    for parted in (False, True):
+        if parted:
+            part(monkeypatch, *BLOCKS[2])
+        for backend in ('torch', 'compile'):
+            loss = shd_loss(*args, mask=mask, teacher_mask=mask, backend=backend)
+            results.append((loss, *torch.autograd.grad(loss, args[:2])))
+    for result in results[1:]:
+        assert_close(result, results[0], rtol=2e-5, atol=1e-6)

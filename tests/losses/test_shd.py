@@ -6,10 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shd_vit.errors import ConfigError
-from shd_vit.functional import tiles
+from shd_vit.functional import Mask, tiles
 from shd_vit.losses import ModelOutput, SHDLoss
 from shd_vit.pairing import uniform_pairs
-from shd_vit.taps import AttentionTap
+from shd_vit.taps import AttentionTap, select_heads
 
 
 class Model:
@@ -174,9 +174,53 @@ def test_padding_has_no_part_in_weights_maps_and_mean(padding, is_causal):
     assert_close(*(torch.autograd.grad(x, leaves) for x in (padded, short)))
 
 
+@pytest.mark.parametrize('mask', ['causal', 'padded', 'window'])
+@pytest.mark.parametrize('strategy', ['linear', 'constant', 'simplex', 'hard', 'head_matching'])
+def test_masks_of_taps_are_those_of_dense_biases(mask, strategy):
+    padding = torch.tensor([[False, False, True, True, True], [True] * 5])
+    mask = dict(causal=Mask(True), padded=Mask(True, padding=padding), window=Mask(window=2))[mask]
+    loss = SHDLoss(strategy=strategy)
+    loss.bind(Model('student', 1, 2), Model('teacher', 1, 4))
+    student, teacher = (output.attention[1] for output in outputs(depth=1))
+    results = []
+    for taps in (
+        [tap._replace(mask=mask) for tap in (student, teacher)],
+        [tap._replace(bias=tap._replace(mask=mask).whole_bias()) for tap in (student, teacher)],
+    ):
+        pair = [ModelOutput(None, {1: tap}, {}) for tap in taps]
+        if not loss.is_settled:
+            loss.observe(pair[1])
+            loss.settle()
+        value = loss(*pair, None)
+        results.append((value, *torch.autograd.grad(value, student[:2])))
+    assert_close(*results)
+
+
+def test_tokens_of_a_masked_tap_keep_what_they_see():
+    padding = torch.tensor([[True, True, True, True, False], [True] * 5])
+    whole = tap()._replace(mask=Mask(True, padding=padding, window=3))
+    kept = torch.tensor([3, 0, 2])
+    seen = whole.whole_bias()
+    part = whole.select(kept)
+    assert part.mask.is_empty
+    assert torch.equal(part.bias, seen[:, :, kept][..., kept])
+    assert part.bias[0, 0].tolist() == [
+        [True, False, True],
+        [False, True, False],
+        [False, True, True],
+    ]
+    assert select_heads(whole, torch.tensor([1])).mask is whole.mask
+    assert tap().whole_bias() is None
+    bias = torch.randn(5, 5)
+    both = whole._replace(bias=bias).whole_bias()
+    assert torch.equal(both.isinf(), ~seen)
+
+
 @pytest.mark.parametrize(
     'kwargs, message',
     [
+        (dict(backend='gpu'), "backend='gpu' must be one of 'auto', 'torch', 'compile', 'cpp'"),
+        (dict(compile=False, backend='cpp'), "compile=False is backend='torch', not 'cpp'"),
         (dict(temperature=0), 'temperature=0'),
         (dict(beta=-1), 'beta=-1'),
         (dict(beta=float('nan')), 'beta=nan'),
