@@ -1,0 +1,5 @@
+"""transformers, and TRL: distillation terms in the loss of any ``Trainer``."""
+
+from shd_vit.hosts.transformers.trainer import DistillMixin, DistillTrainer
+
+__all__ = ['DistillMixin', 'DistillTrainer']
