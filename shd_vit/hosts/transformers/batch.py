@@ -80,11 +80,20 @@ def counts(batch: Mapping[str, Any], is_shifted: bool) -> Tensor:
 
 
 def _labels(batch: Mapping[str, Any], is_shifted: bool) -> Tensor | None:
-    """Labels at the positions that predict them; None if there are none."""
-    shifted, labels = batch.get('shift_labels'), batch.get('labels')
-    if shifted is not None or labels is None or not is_shifted:
-        return labels if shifted is None else shifted
-    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    """Labels at the positions that predict them; None if there are none.
+
+    What padding predicts counts not: before a sequence that is padded on the left, that is its
+    first word, from nothing.
+    """
+    labels, mask = batch.get('shift_labels'), batch.get('attention_mask')
+    if labels is None:
+        labels = batch.get('labels')
+        if labels is None or not is_shifted:
+            return labels
+        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    if isinstance(mask, Tensor) and mask.shape == labels.shape:
+        labels = labels.masked_fill(mask == 0, IGNORED)
+    return labels
 
 
 def base_model(model: Any) -> Any:

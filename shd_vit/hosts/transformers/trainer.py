@@ -134,9 +134,13 @@ class DistillMixin(Host):
             )
         device, least = self.args.device, []
         check_model(self.model, 'student', device)
-        theirs = (
-            tokenizers if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(teachers)
-        )
+        is_one = not isinstance(tokenizers, (list, tuple))
+        theirs = [tokenizers] * len(teachers) if is_one else tokenizers
+        if len(theirs) != len(teachers):
+            raise ConfigError(
+                f'teacher_tokenizers has {len(theirs)} entries, teachers {len(teachers)}: give one '
+                'of each, or one of all'
+            )
         for teacher, tokenizer in zip(teachers, theirs, strict=True):
             check_model(teacher, 'teacher', device)
             ours = getattr(self, 'processing_class', None)
@@ -150,6 +154,8 @@ class DistillMixin(Host):
     @property
     def teachers(self) -> list[nn.Module]:
         """The teachers; the first gives maps and hidden states."""
+        if not hasattr(self, 'other_teachers'):
+            return []  # while the trainer is being built
         return [t.model for t in (self.distillation.teacher, *self.other_teachers)]
 
     def settle(self, batches: Iterable[Mapping[str, Any]]) -> None:
@@ -199,7 +205,8 @@ class DistillMixin(Host):
                 result = super().compute_loss(model, inputs, **kwargs)
             logits = self._rows(student.logits(), rows, 'student')
             learned = ModelOutput.recorded(d.student_bank, logits)
-        learned = learned._replace(sequences=len(inputs['input_ids']))
+        if rows is not None:
+            learned = learned._replace(sequences=len(rows.rows))
         terms = d.terms(learned, taught, None if rows is None else rows.target)
         own = result[0] if return_outputs else result
         total = self._total(own, terms, batch, num_items_in_batch)
@@ -209,7 +216,7 @@ class DistillMixin(Host):
         self, own: Tensor, terms: dict[str, Tensor], batch: dict[str, Any], num_items: Any
     ) -> Tensor:
         """The weighted sum, scaled as Trainer expects it, and logged."""
-        steps = 1 if self._is_scaled(num_items) else self.current_gradient_accumulation_steps
+        steps = 1 if self._is_scaled(num_items) else self._accumulated
         shares = self._shares(batch)
         parts = {'task_loss': self.task_loss_weight * own}
         for name, term in terms.items():
@@ -226,10 +233,15 @@ class DistillMixin(Host):
         Times the processes whose gradients are averaged; their own parts sum to 1.
         """
         if self.is_listening or self._joint is None:
-            return dict.fromkeys(MEANS, 1 / self.current_gradient_accumulation_steps)
+            return dict.fromkeys(MEANS, 1 / self._accumulated)
         part = counts(batch, self._loss_shifts_labels) / self._joint.clamp(min=1)
         processes = self.args.world_size if self.args.average_tokens_across_devices else 1
         return dict(zip(MEANS, (part * processes).tolist(), strict=True))
+
+    @property
+    def _accumulated(self) -> int:
+        """Batches of this step; 1 before any."""
+        return getattr(self, 'current_gradient_accumulation_steps', 1)
 
     def _is_scaled(self, num_items: Any) -> bool:
         """Whether Trainer takes the loss as it is, instead of dividing by the accumulated steps."""
@@ -274,6 +286,8 @@ class DistillMixin(Host):
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Trainer's, of which the student gets what its own forward names, as it would alone."""
         inputs = super()._prepare_inputs(inputs)
+        if self.is_listening:
+            return inputs
         ours = forward_names(self.model)
         theirs = {n for teacher in self.teachers for n in forward_names(teacher)} - {*ours}
         self._teachers_own = {name: inputs.pop(name) for name in theirs if name in inputs}
@@ -348,4 +362,11 @@ def checkpoint_folder(trainer: Any, trial: Any) -> str:
 
 
 def _listed(teachers: Any) -> list[nn.Module]:
-    return [teachers] if isinstance(teachers, nn.Module) else list(teachers)
+    listed = [teachers] if isinstance(teachers, nn.Module) else teachers
+    if (
+        not isinstance(listed, Sequence)
+        or not listed
+        or not all(isinstance(teacher, nn.Module) for teacher in listed)
+    ):
+        raise ConfigError(f'teachers={teachers!r} must be a model, or several')
+    return list(listed)
