@@ -47,24 +47,23 @@ class Predictions(NamedTuple):
         rows = labels != IGNORED
         return cls(rows, labels[rows])
 
-    def logits(self, logits: Any, role: str) -> Tensor:
-        """(R, C) of logits (B, N, C) or (B, C).
+    def take(self, x: Any, role: str) -> Tensor:
+        """(R, C) of logits or hidden states (B, N, C), or (B, C) of a classifier.
 
         Raises:
             ConfigError: If there are none, or they have other positions.
         """
-        if not isinstance(logits, Tensor):
+        if not isinstance(x, Tensor):
             raise ConfigError(
-                f'the {role} gave no logits, which a loss compares: its trainer makes the loss '
-                'without them (a fused or chunked cross-entropy). Switch that off, or leave the '
-                'losses on logits out'
+                f'the {role} gave no logits, which a loss compares: its trainer makes its own loss '
+                'without them; leave losses on logits out'
             )
-        if logits.shape[:-1] != self.rows.shape:
+        if x.shape[:-1] != self.rows.shape:
             raise ConfigError(
-                f'logits of the {role} are {tuple(logits.shape)}, but there are labels for '
+                f'logits of the {role} are {tuple(x.shape)}, but there are labels for '
                 f'{tuple(self.rows.shape)}'
             )
-        return logits[self.rows.to(logits.device)]
+        return x[self.rows.to(x.device)]
 
 
 def counts(batch: Mapping[str, Any], is_shifted: bool) -> Tensor:

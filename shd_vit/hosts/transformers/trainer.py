@@ -11,28 +11,17 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from shd_vit.distillation import Distillation, FrozenTeacher, read_schedule, refuse_non_finite
+from shd_vit.distillation import Distillation, read_schedule, refuse_non_finite
 from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError, check_number
-from shd_vit.hosts.transformers.batch import (
-    MEANS,
-    Predictions,
-    counts,
-    forward_names,
-    give_positions,
-    teacher_inputs,
-)
-from shd_vit.hosts.transformers.checks import (
-    check_model,
-    check_names,
-    check_trainer,
-    common_vocabulary,
-)
+from shd_vit.hosts.transformers.batch import MEANS, Predictions, counts, forward_names
+from shd_vit.hosts.transformers.checks import check_names, check_trainer
 from shd_vit.hosts.transformers.outputs import OutputTap
 from shd_vit.hosts.transformers.progress import DistillationCallback
+from shd_vit.hosts.transformers.teachers import Teachers, listed, place
+from shd_vit.hosts.transformers.term_log import TermLog
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
-from shd_vit.taps import Anatomy, TapBank
 
 Host: Any = Trainer if TYPE_CHECKING else object
 
@@ -79,8 +68,6 @@ class DistillMixin(Host):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.is_listening = teachers is None
-        given = self._teachers_of_host() if teachers is None else _listed(teachers)
         check_names(list(losses), list(schedules or ()))
         self.task_loss_weight = check_number('task_loss_weight', task_loss_weight)
         planned = {n: read_schedule(cfg, f'schedules.{n}') for n, cfg in (schedules or {}).items()}
@@ -88,75 +75,42 @@ class DistillMixin(Host):
             raise ConfigError(
                 f'schedules.{next(iter(planned))} counts epochs, but train_dataset has no length'
             )
-        if not 0 <= attention_teacher < len(given):
+        self.is_listening = teachers is None
+        given = self._choose(teachers)
+        if attention_teacher not in range(len(given)):
             raise ConfigError(
                 f'attention_teacher={attention_teacher!r} must be between 0 and {len(given) - 1}'
             )
-
-        self.vocabulary = self._check_models(given, teacher_tokenizers)
-        first, *others = (
-            given[attention_teacher],
-            *given[:attention_teacher],
-            *given[attention_teacher + 1 :],
-        )
+        vocabulary = place(self, given, teacher_tokenizers)
+        first = given.pop(attention_teacher)
         built = {name: build_loss(name, loss) for name, loss in losses.items()}
         self.distillation = d = Distillation(built, self.model, first, planned)
         d.losses.to(self.args.device)
         d.schedules.to(self.args.device)
         banks = d.student_bank, d.teacher.bank
         check_trainer(self, any(bank.layers or bank.tokens for bank in banks))
-        self.other_teachers = [FrozenTeacher(m, TapBank(Anatomy(m), [])) for m in others]
-        self.outputs = [
+        self.teachers = Teachers(d, given, vocabulary)
+        self._taps = (
             OutputTap(self.model, 'student', is_learning=True),
             OutputTap(first, 'teacher', is_learning=False),
-        ]
+        )
         self._callback = DistillationCallback(d)
         self.add_callback(self._callback)
-        self._log = TermLog(self)
+        self._term_log = TermLog(self)
         self._joint: Tensor | None = None
         self._teachers_own: dict[str, Any] = {}
 
-    def _teachers_of_host(self) -> list[nn.Module]:
-        """The teacher of a trainer that has one and calls it."""
-        teacher = getattr(self, 'teacher_model', None)
-        if teacher is None:
+    def _choose(self, teachers: Any) -> list[nn.Module]:
+        """Those given, or the trainer's own."""
+        own = getattr(self, 'teacher_model', None)
+        name = type(self).__name__
+        if teachers is None and own is None:
+            raise ConfigError(f'teachers=None: {name} has no teacher of its own; give teachers')
+        if teachers is not None and own is not None:
             raise ConfigError(
-                f'teachers=None: {type(self).__name__} has no teacher of its own; give teachers'
+                f'{name} has a teacher and calls it: leave teachers out, and it is listened to'
             )
-        return [self.accelerator.unwrap_model(teacher)]
-
-    def _check_models(self, teachers: list[nn.Module], tokenizers: Any) -> int | None:
-        """Check and place the models; returns how many tokens all have in common."""
-        if not self.is_listening and getattr(self, 'teacher_model', None) is not None:
-            raise ConfigError(
-                f'{type(self).__name__} has a teacher and calls it: leave teachers out, and it is '
-                'listened to'
-            )
-        device, least = self.args.device, []
-        check_model(self.model, 'student', device)
-        is_one = not isinstance(tokenizers, (list, tuple))
-        theirs = [tokenizers] * len(teachers) if is_one else tokenizers
-        if len(theirs) != len(teachers):
-            raise ConfigError(
-                f'teacher_tokenizers has {len(theirs)} entries, teachers {len(teachers)}: give one '
-                'of each, or one of all'
-            )
-        for teacher, tokenizer in zip(teachers, theirs, strict=True):
-            check_model(teacher, 'teacher', device)
-            ours = getattr(self, 'processing_class', None)
-            least.append(common_vocabulary(self.model, teacher, ours, tokenizer))
-            if not getattr(teacher, 'hf_device_map', None):
-                teacher.to(device)
-        for model in (self.model, *teachers):
-            give_positions(model)
-        return min((n for n in least if n is not None), default=None)
-
-    @property
-    def teachers(self) -> list[nn.Module]:
-        """The teachers; the first gives maps and hidden states."""
-        if not hasattr(self, 'other_teachers'):
-            return []  # while the trainer is being built
-        return [t.model for t in (self.distillation.teacher, *self.other_teachers)]
+        return listed(self.accelerator.unwrap_model(own) if teachers is None else teachers)
 
     def settle(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Show training batches to the losses that ask for it (SHD's ``head_matching``), once.
@@ -164,9 +118,9 @@ class DistillMixin(Host):
         Args:
             batches: Of a data loader; not touched if no loss asks.
         """
-        teacher, move = self.distillation.teacher, super()._prepare_inputs
+        first, move = self.teachers.first, super()._prepare_inputs
         self.distillation.settle(
-            teacher(self._call, teacher.model, move(dict(batch)), None) for batch in batches
+            first(self.teachers.call, first.model, move(dict(batch)), None) for batch in batches
         )
 
     def compute_loss(
@@ -189,21 +143,19 @@ class DistillMixin(Host):
         batch, d = {**inputs, **self._teachers_own}, self.distillation
         self._teachers_own = {}
         rows = Predictions.of(batch, self._loss_shifts_labels) if d.logit_losses else None
-        student, teacher = self.outputs
+        student, teacher = self._taps
         taught: ModelOutput | None
         if self.is_listening:
             with d.listening(), student.listening(), teacher.listening():
                 result = super().compute_loss(model, inputs, **kwargs)
-            learned, taught = d.heard(
-                *(self._rows(tap.logits(), rows, tap.role) for tap in self.outputs)
-            )
+            learned, taught = d.heard(*(self.teachers.cut(tap.logits(rows)) for tap in self._taps))
         else:
             with self.accelerator.autocast():
-                taught = d.record_teacher(self._teach, batch, rows)
+                taught = d.record_teacher(self.teachers, batch, rows)
             # A trainer may run the student once more, without gradients, for its metrics.
             with d.student_bank.record(first=True), student.listening():
                 result = super().compute_loss(model, inputs, **kwargs)
-            logits = self._rows(student.logits(), rows, 'student')
+            logits = self.teachers.cut(student.logits(rows))
             learned = ModelOutput.recorded(d.student_bank, logits)
         if rows is not None:
             learned = learned._replace(sequences=len(rows.rows))
@@ -224,7 +176,7 @@ class DistillMixin(Host):
             parts[name] = term * (shares[loss.mean_over] * steps)
         total: Any = sum(parts.values())
         refuse_non_finite(total, {'task_loss': own, **terms})
-        self._log.add({name: part.detach() / steps for name, part in parts.items()})
+        self._term_log.add({name: part.detach() / steps for name, part in parts.items()})
         return total
 
     def _shares(self, batch: dict[str, Any]) -> dict[str, float]:
@@ -250,23 +202,6 @@ class DistillMixin(Host):
         by_model = self.model_accepts_loss_kwargs and num_items is not None
         return by_model or self.compute_loss_func is not None
 
-    def _teach(self, batch: dict[str, Any], rows: Predictions | None) -> Tensor | None:
-        """Run the teachers: the mean of their logits (R, C), if a loss reads them."""
-        logits = [self._call(self.distillation.teacher.model, batch, rows)]
-        if rows is None:
-            return logits[0]
-        for other in self.other_teachers:
-            logits.append(other(self._call, other.model, batch, rows).logits)
-        return logits[0] if len(logits) == 1 else torch.stack([x.float() for x in logits]).mean(0)
-
-    def _call(self, teacher: nn.Module, batch: dict[str, Any], rows: Predictions | None) -> Any:
-        output = teacher(**teacher_inputs(teacher, batch, wants_logits=rows is not None))
-        return self._rows(getattr(output, 'logits', None), rows, 'teacher')
-
-    def _rows(self, logits: Any, rows: Predictions | None, role: str) -> Any:
-        """(R, C): predictions whose label counts, of the tokens that all models have."""
-        return None if rows is None else rows.logits(logits, role)[:, : self.vocabulary]
-
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Trainer's batches of one step; what counts in all of them is counted."""
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -280,7 +215,9 @@ class DistillMixin(Host):
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that a teacher takes as well."""
         super()._set_signature_columns_if_needed()
-        wanted = [name for teacher in self.teachers for name in forward_names(teacher)]
+        if not hasattr(self, 'teachers') or self.is_listening:
+            return  # while the trainer is being built; and what calls both brings what both take
+        wanted = [name for teacher in self.teachers.models for name in forward_names(teacher)]
         self._signature_columns += [n for n in wanted if n not in self._signature_columns]
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -289,7 +226,7 @@ class DistillMixin(Host):
         if self.is_listening:
             return inputs
         ours = forward_names(self.model)
-        theirs = {n for teacher in self.teachers for n in forward_names(teacher)} - {*ours}
+        theirs = {n for teacher in self.teachers.models for n in forward_names(teacher)} - {*ours}
         self._teachers_own = {name: inputs.pop(name) for name in theirs if name in inputs}
         return inputs
 
@@ -311,37 +248,12 @@ class DistillMixin(Host):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's, with the mean of each term since the last time beside its loss."""
         if 'loss' in logs:
-            logs.update(self._log.means())
+            logs.update(self._term_log.means())
         super().log(logs, *args, **kwargs)
 
 
 class DistillTrainer(DistillMixin, Trainer):
     """transformers' Trainer, with distillation terms."""
-
-
-class TermLog:
-    """Sums of terms, a step's batches together, until they are logged."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-        self._sums: dict[str, Tensor] = {}
-        self._since = 0
-
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Take in the terms of a batch, each its part of the step's."""
-        if not self._sums:
-            self._since = self.trainer.state.global_step
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-
-    def means(self) -> dict[str, float]:
-        """The mean over steps and processes, and start anew."""
-        sums, self._sums = self._sums, {}
-        if not sums:
-            return {}
-        steps = max(self.trainer.state.global_step - self._since, 1)
-        values = self.trainer.accelerator.gather(torch.stack([*sums.values()]).view(1, -1))
-        return dict(zip(sums, (values.mean(0) / steps).tolist(), strict=True))
 
 
 def build_loss(name: str, loss: Any) -> DistillationLoss:
@@ -359,14 +271,3 @@ def checkpoint_folder(trainer: Any, trial: Any) -> str:
     """Where a Trainer has just saved."""
     step = f'{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}'
     return os.path.join(trainer._get_output_dir(trial=trial), step)
-
-
-def _listed(teachers: Any) -> list[nn.Module]:
-    listed = [teachers] if isinstance(teachers, nn.Module) else teachers
-    if (
-        not isinstance(listed, Sequence)
-        or not listed
-        or not all(isinstance(teacher, nn.Module) for teacher in listed)
-    ):
-        raise ConfigError(f'teachers={teachers!r} must be a model, or several')
-    return list(listed)

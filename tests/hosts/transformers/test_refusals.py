@@ -130,7 +130,7 @@ def test_vocabularies_of_padded_sizes_are_compared_where_they_are_the_same(tmp_p
         teacher_tokenizers=words(),
     )
     made.train()
-    assert made.vocabulary == 50 and made.state.log_history[0]['kd'] > 0
+    assert made.teachers.vocabulary == 50 and made.state.log_history[0]['kd'] > 0
 
 
 def test_reentrant_checkpointing_is_nothing_to_losses_on_logits(tmp_path):
