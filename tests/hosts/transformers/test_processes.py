@@ -16,9 +16,10 @@ def run(folder, processes, size, steps):
     folder.mkdir()
     env = dict(os.environ, PYTHONPATH=f'{TESTS}{os.pathsep}{TESTS.parent}')
     script = Path(__file__).with_name('two_processes.py')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(processes)]
-    command += ['--master_port', '0', str(script), str(folder), str(size), str(steps), 'right']
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    command += ['--nproc_per_node', str(processes), str(script)]
+    command += [str(folder), str(size), str(steps), 'right']
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     return torch.load(folder / 'learned.pt')
 
