@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
+from shd_vit.hosts.transformers.packing import count_sequences
 from shd_vit.taps.family import bound_arguments
 
 IGNORED = -100  # the label that counts in no loss of transformers
@@ -74,7 +75,11 @@ def counts(batch: Mapping[str, Any], is_shifted: bool) -> Tensor:
     size, places = (len(x), x.numel()) if isinstance(x, Tensor) else (1, 1)
     if isinstance(mask, Tensor) and mask.dim() == 2:
         places = mask.ne(0).sum()
-    found = (0 if labels is None else (labels != IGNORED).sum(), places, size)
+    found = (
+        0 if labels is None else (labels != IGNORED).sum(),
+        places,
+        count_sequences(batch, size),
+    )
     return torch.stack([torch.as_tensor(n, dtype=torch.float64).cpu() for n in found])
 
 

@@ -11,11 +11,12 @@ from shd_vit.errors import ConfigError
 from shd_vit.hosts.transformers.batch import base_model
 
 
-def check_trainer(trainer: Any, reads_layers: bool) -> None:
+def check_trainer(trainer: Any, losses: nn.ModuleDict, reads_layers: bool) -> None:
     """Refuse ways of training in which terms would be wrong, or were never tried.
 
     Args:
         trainer: A Trainer.
+        losses: By name.
         reads_layers: Whether a loss reads what is inside the student.
 
     Raises:
@@ -30,6 +31,12 @@ def check_trainer(trainer: Any, reads_layers: bool) -> None:
         raise ConfigError(
             f'n_gpu={args.n_gpu}: one process for several devices copies the student at each step; '
             'start one process a device with torchrun or accelerate launch'
+        )
+    learning = [name for name, loss in losses.items() if list(loss.parameters())]
+    if learning and trainer.lr_scheduler is not None:
+        raise ConfigError(
+            f'optimizers has a schedule, made without the weights of losses.{learning[0]}: let the '
+            'trainer make it (args.lr_scheduler_type)'
         )
     for name in ('deepspeed', 'fsdp'):
         if getattr(trainer, f'is_{name}_enabled'):

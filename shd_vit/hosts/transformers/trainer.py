@@ -17,6 +17,7 @@ from shd_vit.errors import ConfigError, check_number
 from shd_vit.hosts.transformers.batch import MEANS, Predictions, counts, forward_names
 from shd_vit.hosts.transformers.checks import check_names, check_trainer
 from shd_vit.hosts.transformers.outputs import OutputTap
+from shd_vit.hosts.transformers.packing import Packing, count_sequences
 from shd_vit.hosts.transformers.progress import DistillationCallback
 from shd_vit.hosts.transformers.teachers import Teachers, listed, place
 from shd_vit.hosts.transformers.term_log import TermLog
@@ -88,7 +89,7 @@ class DistillMixin(Host):
         d.losses.to(self.args.device)
         d.schedules.to(self.args.device)
         banks = d.student_bank, d.teacher.bank
-        check_trainer(self, any(bank.layers or bank.tokens for bank in banks))
+        check_trainer(self, d.losses, any(bank.layers or bank.tokens for bank in banks))
         self.teachers = Teachers(d, given, vocabulary)
         self._taps = (
             OutputTap(self.model, 'student', is_learning=True),
@@ -158,7 +159,10 @@ class DistillMixin(Host):
             logits = self.teachers.cut(student.logits(rows))
             learned = ModelOutput.recorded(d.student_bank, logits)
         if rows is not None:
-            learned = learned._replace(sequences=len(rows.rows))
+            learned = learned._replace(sequences=count_sequences(batch, len(rows.rows)))
+        if (packing := Packing.of(batch)) is not None:
+            learned = packing.unpack(learned)
+            taught = taught and packing.unpack(taught)
         terms = d.terms(learned, taught, None if rows is None else rows.target)
         own = result[0] if return_outputs else result
         total = self._total(own, terms, batch, num_items_in_batch)

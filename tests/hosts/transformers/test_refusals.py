@@ -1,12 +1,16 @@
 """What cannot be distilled is refused when the trainer is built, in one line."""
 
+from types import SimpleNamespace
+
 import pytest
 from hosts.transformers.lm import DistillTrainer, Texts, arguments, gpt2, llama, trainer
 from tokenizers import Tokenizer, models
+from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
+from shd_vit.hosts.transformers.checks import check_trainer
 
 
 def words(*, swap=False, count=50):
@@ -162,3 +166,28 @@ def test_schedules_need_a_data_set_that_ends(tmp_path):
     made = trainer(tmp_path, texts=Endless())
     made.train()
     assert made.state.log_history[0]['shd'] > 0
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(is_fsdp_enabled=True), 'fsdp shards or wraps weights'),
+        (dict(is_deepspeed_enabled=True), 'deepspeed shards or wraps weights'),
+        (dict(n_gpu=2), 'n_gpu=2: one process for several devices'),
+        (dict(lr_scheduler=object()), 'optimizers has a schedule, made without .* losses.fd'),
+    ],
+)
+def test_ways_of_training_that_were_never_run(settings, message):
+    args = SimpleNamespace(n_gpu=settings.pop('n_gpu', 1), gradient_checkpointing_kwargs=None)
+    plain = dict(is_fsdp_enabled=False, is_deepspeed_enabled=False, lr_scheduler=None)
+    made = SimpleNamespace(args=args, model_init=None, **{**plain, **settings})
+    losses = nn.ModuleDict(dict(shd=nn.Identity(), fd=nn.Linear(2, 2)))
+    with pytest.raises(ConfigError, match=message):
+        check_trainer(made, losses, reads_layers=True)
+
+
+def test_a_teacher_that_is_spread_over_devices(tmp_path):
+    teacher = gpt2()
+    teacher.hf_device_map = {'transformer': 'cpu', 'lm_head': 1}
+    with pytest.raises(ConfigError, match=r'spread over 1, cpu .device_map.: load it onto cpu'):
+        trainer(tmp_path, teachers=teacher)

@@ -8,7 +8,13 @@ import torch
 from hosts.transformers.lm import TOKENS, Texts, arguments, gpt2, llama, trainer
 from taps.zoo import actual_maps
 from torch.testing import assert_close
-from transformers import LlamaConfig, LlamaForSequenceClassification, Trainer
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForCausalLM,
+    Trainer,
+)
 
 from shd_vit.errors import ConfigError, NonFiniteLoss
 from shd_vit.losses import DistillationLoss, KDLoss
@@ -291,3 +297,64 @@ def test_logits_without_labels_are_refused(tmp_path):
     batch = {name: x for name, x in texts.batch().items() if name != 'labels'}
     with pytest.raises(ConfigError, match='the batch has no labels'):
         made.compute_loss(made.model, batch)
+
+
+def test_packed_sequences_count_as_they_do_alone(tmp_path):
+    """Several in a row, told apart by positions that start anew: no token sees another's."""
+    texts = Texts(count=4, padding='right')
+    losses = dict(kd=True, summed=KDLoss(reduction='sequences'), cor=True, **SHD)
+    alone = first_step(tmp_path, texts=texts, losses=losses)
+    rows = [
+        {name: row[name][row['attention_mask'].bool()] for name in ('input_ids', 'labels')}
+        for row in texts.rows
+    ]
+    for row in rows:
+        row['position_ids'] = torch.arange(len(row['input_ids']))
+        row['labels'][0] = -100
+    packed = Texts(count=0)
+    packed.rows = [{name: torch.cat([row[name] for row in rows]) for name in rows[0]}]
+    together = first_step(tmp_path, texts=packed, losses=losses)
+    for name in ('task_loss', 'kd', 'summed', 'cor', 'shd', 'grad_norm'):
+        assert together[name] == pytest.approx(alone[name], rel=1e-4), name
+
+
+@pytest.mark.slow
+def test_a_compiled_student_is_read_in_one_graph(tmp_path, dynamo):
+    from torch._dynamo.utils import counters
+
+    losses = dict(kd=True, cor=True, **SHD)
+    plain = trainer(tmp_path, losses=losses)
+    plain.train()
+    compiled = trainer(
+        tmp_path, losses=losses, torch_compile=True, torch_compile_backend='aot_eager'
+    )
+    compiled.train()
+    assert counters['stats']['unique_graphs'] == 1
+    for one, other in zip(log_of(plain), log_of(compiled), strict=True):
+        for name in ('loss', 'kd', 'cor', 'shd'):
+            assert other[name] == pytest.approx(one[name], rel=1e-5), name
+
+
+def test_sliding_windows_are_in_the_maps(tmp_path):
+    """Tokens beyond the window have no part: the loss is that of the maps that were computed."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+        initializer_range=0.3,
+    )
+    student, teacher = MistralForCausalLM(config), MistralForCausalLM(config)
+    ids, maps = Texts().batch()['input_ids'], []
+    for model in (student, teacher):
+        with torch.no_grad(), actual_maps(model.eval()) as seen:
+            model(input_ids=ids)
+        maps.append(torch.stack(seen))
+    assert (maps[0][..., 11, :8] == 0).all() and (maps[0][..., 11, 8:] > 0).all()
+    kl = torch.xlogy(maps[1], maps[1]) - torch.xlogy(maps[1], maps[0]).nan_to_num()
+    log = first_step(tmp_path, student=student, teachers=teacher, losses=SHD)
+    assert log['shd'] == pytest.approx(kl.sum().item() / ids.numel(), rel=1e-4)
