@@ -53,7 +53,7 @@ def check_trainer(trainer: Any, losses: nn.ModuleDict, reads_layers: bool) -> No
 
 
 def check_model(model: nn.Module, role: str, device: Any) -> None:
-    """Refuse an encoder-decoder, and a teacher whose layers are spread over devices.
+    """Refuse an encoder-decoder, and layers that are spread over devices.
 
     Raises:
         ConfigError: Naming the model's class.
@@ -65,9 +65,10 @@ def check_model(model: nn.Module, role: str, device: Any) -> None:
             'sequences; models of one sequence can be distilled'
         )
     places = set(map(str, (getattr(model, 'hf_device_map', None) or {}).values()))
-    if role == 'teacher' and places - {str(device), str(device.index), device.type}:
+    here = {str(device), str(device.index), device.type}
+    if len(places) > 1 or (role == 'teacher' and places - here):
         raise ConfigError(
-            f'the teacher is spread over {", ".join(sorted(places))} (device_map): load it onto '
+            f'the {role} is spread over {", ".join(sorted(places))} (device_map): load it onto '
             f'{device} alone'
         )
 
@@ -141,5 +142,6 @@ def _refuse_other_tokens(ours: dict[str, int], theirs: dict[str, int]) -> None:
     raise ConfigError(
         f'the tokenizers of student and teacher differ in {len(differing)} tokens: {first!r} is '
         f'{ours.get(first, "no token")} of the student, {theirs.get(first, "no token")} of the '
-        'teacher, which would read other words; use a teacher of the same tokenizer'
+        'teacher, which would read other words; use a teacher of the same tokenizer, or give '
+        'teacher_tokenizers if this is not its own'
     )

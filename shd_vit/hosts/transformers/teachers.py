@@ -6,11 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers.utils import cached_file
 
 from shd_vit.distillation import Distillation, FrozenTeacher
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.transformers.batch import Predictions, give_positions, teacher_inputs
+from shd_vit.hosts.transformers.batch import (
+    Predictions,
+    base_model,
+    give_positions,
+    teacher_inputs,
+)
 from shd_vit.hosts.transformers.checks import check_model, common_vocabulary
 from shd_vit.taps import Anatomy, TapBank
 
@@ -78,7 +85,7 @@ def place(trainer: Any, teachers: list[nn.Module], tokenizers: Any) -> int | Non
     Args:
         trainer: Has the student, and its tokenizer if that is known.
         teachers: To be checked and moved.
-        tokenizers: Theirs, of each or one of all; None where not known.
+        tokenizers: Theirs, of each or one of all; None takes those that they were saved with.
 
     Returns:
         How many tokens all models have in common; None if they do not embed tokens.
@@ -89,17 +96,29 @@ def place(trainer: Any, teachers: list[nn.Module], tokenizers: Any) -> int | Non
     device, sizes = trainer.args.device, []
     check_model(trainer.model, 'student', device)
     is_one = not isinstance(tokenizers, (list, tuple))
-    theirs = [tokenizers] * len(teachers) if is_one else tokenizers
-    if len(theirs) != len(teachers):
+    each = [tokenizers] * len(teachers) if is_one else tokenizers
+    if len(each) != len(teachers):
         raise ConfigError(
-            f'teacher_tokenizers has {len(theirs)} entries, teachers {len(teachers)}: give one '
+            f'teacher_tokenizers has {len(each)} entries, teachers {len(teachers)}: give one '
             'of each, or one of all'
         )
-    for teacher, tokenizer in zip(teachers, theirs, strict=True):
+    for teacher, tokenizer in zip(teachers, each, strict=True):
         check_model(teacher, 'teacher', device)
-        sizes.append(common_vocabulary(trainer.model, teacher, trainer.processing_class, tokenizer))
+        theirs = tokenizer or _saved_tokenizer(teacher)
+        sizes.append(common_vocabulary(trainer.model, teacher, trainer.processing_class, theirs))
         if not getattr(teacher, 'hf_device_map', None):
             teacher.to(device)
     for model in (trainer.model, *teachers):
         give_positions(model)
     return min((size for size in sizes if size is not None), default=None)
+
+
+def _saved_tokenizer(model: nn.Module) -> Any:
+    """The tokenizer beside a model's weights, on this machine; None if there is none."""
+    name = getattr(base_model(model), 'name_or_path', None)
+    try:
+        path = cached_file(name, 'tokenizer.json', local_files_only=True) if name else None
+    except OSError:
+        return None
+    # Not AutoTokenizer, which invents one where there is none.
+    return None if path is None else Tokenizer.from_file(path)

@@ -50,6 +50,7 @@ class DistillMixin(Host):
         task_loss_weight: Of the trainer's own loss.
         attention_teacher: Which of several teachers, from 0, gives maps and hidden states.
         teacher_tokenizers: Of the teachers, to hold against the student's: of each, or one of all.
+            None: those that the teachers were saved with, where they are on this machine.
         kwargs: Of the trainer.
 
     Raises:

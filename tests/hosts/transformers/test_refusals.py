@@ -7,7 +7,12 @@ from hosts.transformers.lm import DistillTrainer, Texts, arguments, gpt2, llama,
 from tokenizers import Tokenizer, models
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.hosts.transformers.checks import check_trainer
@@ -188,6 +193,18 @@ def test_ways_of_training_that_were_never_run(settings, message):
 
 def test_a_teacher_that_is_spread_over_devices(tmp_path):
     teacher = gpt2()
-    teacher.hf_device_map = {'transformer': 'cpu', 'lm_head': 1}
-    with pytest.raises(ConfigError, match=r'spread over 1, cpu .device_map.: load it onto cpu'):
-        trainer(tmp_path, teachers=teacher)
+    for places in ({'transformer': 'cpu', 'lm_head': 1}, {'': 'disk'}):
+        teacher.hf_device_map = places
+        with pytest.raises(ConfigError, match=r'the teacher is spread over .*load it onto cpu'):
+            trainer(tmp_path, teachers=teacher)
+    teacher.hf_device_map = {'': 'cpu'}
+    trainer(tmp_path, teachers=teacher).train()
+
+
+def test_a_teacher_is_held_against_the_tokenizer_that_it_was_saved_with(tmp_path):
+    gpt2().save_pretrained(tmp_path / 'saved')
+    teacher = GPT2LMHeadModel.from_pretrained(tmp_path / 'saved')
+    trainer(tmp_path, teachers=teacher, processing_class=words())  # none was saved
+    words(swap=True).save_pretrained(tmp_path / 'saved')
+    with pytest.raises(ConfigError, match="differ in 2 tokens: 'word7'"):
+        trainer(tmp_path, teachers=teacher, processing_class=words())

@@ -83,10 +83,11 @@ def log_of(trained):
 
 def sft(tmp_path, losses, **kwargs):
     texts = [{k: v.tolist() for k, v in row.items() if k != 'labels'} for row in Texts().rows]
-    settings = {**SETTINGS, 'per_device_train_batch_size': 8, 'max_steps': 1, **kwargs}
+    settings = {**SETTINGS, 'per_device_train_batch_size': 8, 'max_steps': 1}
+    settings = {**settings, 'max_length': None, **kwargs}
     return DistillSFT(
         model=llama(),
-        args=trl.SFTConfig(output_dir=str(tmp_path), max_length=None, **settings),
+        args=trl.SFTConfig(output_dir=str(tmp_path), **settings),
         train_dataset=datasets.Dataset.from_list(texts),
         processing_class=tokenizer(),
         teachers=gpt2(),
@@ -125,6 +126,18 @@ def test_sft_accumulates_and_checkpoints(tmp_path):
     assert_close(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-5)
     for name in ('kd', 'shd', 'loss'):
         assert ends[0][1][name] == pytest.approx(ends[1][1][name], rel=1e-4)
+
+
+def test_sft_packs(tmp_path):
+    """Packed rows have the terms of sequences that stand alone."""
+    losses = dict(kd=True, cor=True, **SHD)
+    logs = []
+    for more in ({}, dict(packing=True, max_length=30, per_device_train_batch_size=4)):
+        made = sft(tmp_path, losses, **more)
+        made.train()
+        logs.append(log_of(made)[0])
+    for name in ('kd', 'shd', 'cor', 'task_loss'):
+        assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-4), name
 
 
 def gkd(tmp_path, cls=DistillGKD, losses=SHD, lmbda=0.0, **kwargs):
