@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -114,12 +114,16 @@ def common_vocabulary(
     return least
 
 
-def check_names(names: Sequence[str], schedules: Sequence[str]) -> None:
+def check_names(losses: Any, schedules: Any) -> None:
     """Refuse names of losses that a log has already, and schedules of none.
 
     Raises:
-        ConfigError: Naming the first.
+        ConfigError: Naming the first; or if these are no dicts.
     """
+    for field, given in (('losses', losses), ('schedules', schedules)):
+        if not isinstance(given, Mapping):
+            raise ConfigError(f'{field}={given!r} must be a dict by name of the loss')
+    names = list(losses)
     if not names:
         raise ConfigError('there is nothing to distil: give losses, such as dict(shd=True)')
     for name in names:

@@ -70,7 +70,7 @@ class DistillMixin(Host):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_names(list(losses), list(schedules or ()))
+        check_names(losses, schedules or {})
         self.task_loss_weight = check_number('task_loss_weight', task_loss_weight)
         planned = {n: read_schedule(cfg, f'schedules.{n}') for n, cfg in (schedules or {}).items()}
         if planned and self.train_dataset is not None and not has_length(self.train_dataset):

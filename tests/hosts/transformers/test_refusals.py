@@ -65,6 +65,10 @@ REFUSED = {
         ),
         'gradient_checkpointing_kwargs.use_reentrant=True runs layers without gradients',
     ),
+    'a list of losses': (
+        dict(losses=lambda: ['shd']),
+        r"losses=\['shd'\] must be a dict by name",
+    ),
     'no loss': (dict(losses=dict), 'there is nothing to distil'),
     'unknown loss': (dict(losses=lambda: dict(shdd=True)), 'did you mean shd'),
     'loss that is none': (dict(losses=lambda: dict(shd=2.0)), 'losses.shd=2.0 must be True'),
