@@ -23,7 +23,8 @@ EXTRAS = {
     'mmpretrain': MMPRETRAIN,
     'lite': [*MMPRETRAIN, 'mmcv-lite>=2.2.0'],
     'timm': ['torchvision>=0.29', 'timm>=1.0.31', 'tqdm>=4.66'],
-    'transformers': ['transformers>=5.23'],
+    # Needs Python 3.11. Training of language models is tested with 5.24.
+    'transformers': ['transformers>=5.23', 'accelerate>=1.15'],
     # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
     'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
     'onnx': ['onnx>=1.23', 'onnxruntime>=1.32', 'onnxscript>=0.7'],

@@ -23,11 +23,14 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         weight: The factor that the loss includes, so that logs can also show it without.
+        mean_over: What it is a mean over: 'tokens' that count, 'rows' of logits, or 'sequences',
+            the inputs of a batch. So hosts weigh batches of different sizes that make one step.
         is_settled: False if the loss has to see training images before training: then
             ``observe`` is called with batches of the teacher's output, and ``settle`` at the end.
     """
 
     weight: float = 1.0
+    mean_over: str = 'tokens'
     is_settled: bool = True
 
     def number(self, field: str, value: object, **allowed: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from shd_vit.errors import ConfigError
 from shd_vit.functional import hard_labels, kd_loss, nkd_loss
 from shd_vit.functional.logits import check_logits, check_target, check_target_shape, sums_to_one
 from shd_vit.losses.base import DistillationLoss
@@ -18,6 +19,8 @@ class LogitLoss(DistillationLoss):
     Shapes are checked at every batch. So are the values of targets on a CPU; elsewhere, where that
     would wait for the device, at the first batch alone.
     """
+
+    mean_over = 'rows'
 
     def __init__(self, weight: float, temperature: float) -> None:
         super().__init__()
@@ -53,16 +56,30 @@ class KDLoss(LogitLoss):
     Args:
         weight: Weight of the loss.
         temperature: T of both softmaxes, above 0.
+        reduction: 'rows': the mean over the rows. 'sequences': the sum over the rows of each
+            sequence, and the mean over sequences, as in BabyLLaMA: of a language model as many
+            times larger as a sequence has predictions. Of a classifier both are the same.
     """
 
-    def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
+    def __init__(
+        self, weight: float = 1.0, temperature: float = 1.0, reduction: str = 'rows'
+    ) -> None:
         super().__init__(weight, temperature)
+        if reduction not in ('rows', 'sequences'):
+            raise ConfigError(f"KDLoss.reduction={reduction!r} must be 'rows' or 'sequences'")
+        self.reduction = self.mean_over = reduction
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor | None) -> Tensor:
         check_logits(student.logits, teacher.logits)
         if target is not None:
             self.check(student.logits, target)
-        return self.weight * kd_loss(student.logits, teacher.logits.detach(), self.temperature)
+        loss = kd_loss(student.logits, teacher.logits.detach(), self.temperature)
+        if self.reduction == 'sequences' and student.sequences is not None:
+            loss = loss * (len(student.logits) / student.sequences)
+        return self.weight * loss
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, reduction={self.reduction}'
 
 
 class NKDLoss(LogitLoss):

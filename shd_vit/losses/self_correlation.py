@@ -26,6 +26,8 @@ class SelfCorrelationLoss(PairedLoss):
             :func:`layer_pairs`.
     """
 
+    mean_over = 'sequences'
+
     def __init__(self, weight: float = 1.0, layers: Layers = 'uniform') -> None:
         super().__init__(weight, layers)
 

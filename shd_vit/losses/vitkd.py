@@ -41,6 +41,8 @@ class ViTKDLoss(DistillationLoss):
     generation: nn.Module
     mask_token: nn.Parameter
 
+    mean_over = 'sequences'
+
     def __init__(
         self,
         student_dims: int | None = None,

@@ -40,6 +40,8 @@ class VkDLoss(ProjectedLoss):
 
     is_token_wise = False
 
+    mean_over = 'sequences'
+
     def __init__(
         self,
         student_dims: int | None = None,

@@ -31,11 +31,13 @@ class ModelOutput(NamedTuple):
         logits: (R, C), a row a prediction; whatever the model gave where no loss reads it.
         attention: Taps by layer number.
         tokens: Block outputs by block number or 'final'.
+        sequences: How many inputs the rows of logits are from; None if each is from one.
     """
 
     logits: Tensor
     attention: dict[int, AttentionTap]
     tokens: dict[int | str, TokenTap]
+    sequences: int | None = None
 
     @classmethod
     def of(cls, bank: TapBank, call: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelOutput:

@@ -141,3 +141,14 @@ def test_a_row_is_a_prediction():
             expected += (p * (p / q).log()).sum().item() / 14
     rows = (ModelOutput(x.flatten(0, 1), {}, {}) for x in (s, t))
     assert_close(KDLoss()(*rows, None).item(), expected)
+
+
+def test_kd_sums_over_the_rows_of_a_sequence():
+    """Of six predictions from two sequences; of a classifier each row is one."""
+    s, t = output(6, 5)._replace(sequences=2), output(6, 5)
+    mean = KDLoss()(s, t, None)
+    assert_close(KDLoss(reduction='sequences')(s, t, None), mean * 3)
+    classified = s._replace(sequences=None)
+    assert_close(KDLoss(reduction='sequences')(classified, t, None), mean)
+    with pytest.raises(ConfigError, match=r"KDLoss.reduction='sum' must be 'rows' or 'sequences'"):
+        KDLoss(reduction='sum')
