@@ -56,14 +56,13 @@ class Packing(NamedTuple):
             x.transpose(1, 2).flatten(0, 1)[self.places].transpose(1, 2)
             for x in (tap.q, tap.k, tap.v)
         )
-        hidden = ~(self.is_token[:, None, :, None] & self.is_token[:, None, None, :])
-        bias: Any = 0.0
-        if tap.bias is not None:
+        bias = tap.bias
+        if bias is not None:
             row, place = self.places // N, self.places % N
-            each = tap.bias.expand(B, tap.bias.shape[-3] if tap.bias.dim() > 2 else 1, N, N)
+            each = bias.expand(B, bias.shape[-3] if bias.dim() > 2 else 1, N, N)
             bias = each[row[:, :, None], :, place[:, :, None], place[:, None]].permute(0, 3, 1, 2)
-        bias = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device) + bias
-        return tap._replace(q=q, k=k, v=v, bias=bias.masked_fill(hidden, float('-inf')))
+        mask = tap.mask._replace(padding=self.is_token, documents=None)
+        return tap._replace(q=q, k=k, v=v, bias=bias, mask=mask)
 
     def _tokens(self, tap: TokenTap) -> TokenTap:
         return tap._replace(x=tap.x.flatten(0, 1)[self.places], mask=self.is_token)
