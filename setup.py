@@ -25,6 +25,7 @@ EXTRAS = {
     'timm': ['torchvision>=0.29', 'timm>=1.0.31', 'tqdm>=4.66'],
     # Needs Python 3.11. Training of language models is tested with 5.24.
     'transformers': ['transformers>=5.23', 'accelerate>=1.15'],
+    'trl': ["trl>=1.16; python_version >= '3.11'"],
     # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
     'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
     'onnx': ['onnx>=1.23', 'onnxruntime>=1.32', 'onnxscript>=0.7'],
@@ -45,7 +46,7 @@ EXTRAS = {
         'peft>=0.18',
     ],
 }
-for extra in ('mmpretrain', 'timm', 'transformers', 'lab', 'onnx', 'docs'):
+for extra in ('mmpretrain', 'timm', 'transformers', 'trl', 'lab', 'onnx', 'docs'):
     EXTRAS['dev'] += EXTRAS[extra]
 EXTRAS['figures'] = EXTRAS['lab']  # its name of before
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
@@ -71,7 +72,7 @@ class BuildWithTools(build_py):
 setup(
     name='shd_vit',
     version=VERSION,
-    description='Squeezing-Heads Distillation of transformers, for mmpretrain and timm',
+    description='Squeezing-Heads Distillation of transformers, for mmpretrain, timm, transformers and TRL',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
