@@ -72,7 +72,7 @@ class BuildWithTools(build_py):
 setup(
     name='shd_vit',
     version=VERSION,
-    description='Squeezing-Heads Distillation of transformers, for mmpretrain, timm, transformers and TRL',
+    description='Distillation of transformers by attention: Squeezing-Heads Distillation',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
