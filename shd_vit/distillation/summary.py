@@ -23,13 +23,13 @@ def summary(distillation: Distillation, notes: Sequence[str] = ()) -> str:
         distillation: What is summed up.
         notes: Lines that a host adds, such as where weights come from.
     """
-    teacher, student = distillation.teacher.model, distillation.student_bank.anatomy.model
+    teacher, student = distillation.teacher.bank.anatomy, distillation.student_bank.anatomy
     rows = [_HEADINGS, ('teacher', *_model_row(teacher)), ('student', *_model_row(student))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    for role, model in (('teacher', teacher), ('student', student)):
-        if left_out := _left_out(model):
-            lines.append(f'attention of the {role} that is left out: {left_out}')
+    for anatomy in (teacher, student):
+        if left_out := _left_out(anatomy):
+            lines.append(f'attention of the {anatomy.role} that is left out: {left_out}')
     for name, loss in distillation.losses.items():
         lines.append(f'{name}: {type(loss).__name__}({loss.extra_repr()})')
         if parameters := _count(loss):
@@ -39,22 +39,21 @@ def summary(distillation: Distillation, notes: Sequence[str] = ()) -> str:
     return '\n'.join(['Distillation', *(f'  {line}' for line in [*lines, *notes])])
 
 
-def _model_row(model: nn.Module) -> tuple[str, ...]:
+def _model_row(anatomy: Anatomy) -> tuple[str, ...]:
+    model = anatomy.model
     # ImageClassifier calls it backbone; TimmClassifier and HuggingFaceClassifier, model.
     inner = getattr(model, 'backbone', getattr(model, 'model', None))
     name = type(model).__name__ + (f'({type(inner).__name__})' if inner is not None else '')
     count = f'{_count(model):,}'
     try:
-        anatomy = Anatomy(model)
         heads = ', '.join(map(str, sorted(set(anatomy.heads))))
         return name, count, str(anatomy.depth), heads, _prefix_of(anatomy)
     except UnsupportedAttention:
         return name, count, '-', '-', '-'
 
 
-def _left_out(model: nn.Module) -> str:
+def _left_out(anatomy: Anatomy) -> str:
     """Attention that no loss can ask for; of a model whose layers are read."""
-    anatomy = Anatomy(model)
     try:
         return ', '.join(anatomy.left_out) if anatomy.depth else ''
     except UnsupportedAttention:

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table as RichTable
 
 from shd_vit.errors import ConfigError
+from shd_vit.files import write_whole
 from shd_vit.version import __version__
 
 Table = tuple[str, list[list[str]]]  # title; rows, of which the first is the headings
@@ -85,10 +86,8 @@ def write_json(values: object, path: str | Path | None) -> None:
     """Write values to a file, whole or not at all; no file, nothing."""
     if path is None:
         return
-    path = Path(path)
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(json.dumps(values, indent=1, default=str) + '\n')
-    os.replace(part, path)
+    with write_whole(path) as part:
+        part.write_text(json.dumps(values, indent=1, default=str) + '\n')
 
 
 def read_json(path: str | Path) -> Any:

@@ -241,8 +241,6 @@ def test_configs_that_cannot_be_built(content, message, trained, tmp_path, monke
 @torch.no_grad()
 def test_what_timms_saver_writes_is_converted_as_it_is(tmp_path, monkeypatch, capsys):
     """Model, sizes and the average, from a Namespace of a script's options."""
-    if not (ROOT / 'shd_vit/checkpoint').is_dir():
-        pytest.skip('a Namespace is data to the reader of that package alone')
     model, averaged = (timm_student(num_heads=12) for _ in range(2))
     kwargs = dict(patch_size=8, embed_dim=24, depth=2, num_heads=12, mlp_ratio=2.0)
     args = Namespace(model='vit_tiny_patch16_224', img_size=32, model_kwargs=kwargs, lr=1e-3)

@@ -16,6 +16,7 @@ from torch import nn
 
 from shd_vit.data.beton import Beton
 from shd_vit.data.folders import check_same_classes, listed
+from shd_vit.distillation.step import num_classes
 from shd_vit.errors import ConfigError, DatasetError, ShdVitError
 from shd_vit.hosts.mmpretrain.hooks import unwrapped
 
@@ -115,17 +116,7 @@ def _place(loader: str, dataset: Any) -> str:
 
 def number_of_classes(model: nn.Module) -> int | None:
     """Outputs of a classifier's head, or of a distiller's student's, where they can be told."""
-    student: Any = getattr(model, 'student', model)
-    inner: Any = getattr(student, 'model', None)  # TimmClassifier, HuggingFaceClassifier
-    for owner, name in (
-        (getattr(student, 'head', None), 'num_classes'),
-        (inner, 'num_classes'),
-        (getattr(inner, 'config', None), 'num_labels'),
-    ):
-        found = getattr(owner, name, None)
-        if isinstance(found, int) and found > 0:
-            return found
-    return None
+    return num_classes(getattr(model, 'student', model)) or None
 
 
 class _Names(NamedTuple):
