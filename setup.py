@@ -26,6 +26,29 @@ EXTRAS = {
     # Needs Python 3.11. Training of language models is tested with 5.24.
     'transformers': ['transformers>=5.23', 'accelerate>=1.15'],
     'trl': ["trl>=1.16; python_version >= '3.11'"],
+    # Pre-training, instruction tuning and evaluation by tools/lm_train.py and tools/lm_eval.py.
+    'lm': [
+        'transformers>=5.23',
+        'accelerate>=1.15',
+        "trl>=1.16; python_version >= '3.11'",
+        'gguf>=0.19',
+        'matplotlib>=3.11',
+        'pyyaml>=6.0',
+        'rich>=15.0',
+        'rouge-score>=0.1.2',
+        'scikit-learn>=1.9',
+        'scipy>=1.17',
+    ],
+    'diffusers': [
+        "diffusers>=0.42; python_version >= '3.11'",
+        'accelerate>=1.15',
+        'matplotlib>=3.11',
+        'pyyaml>=6.0',
+        'rich>=15.0',
+        'timm>=1.0.31',
+        'torch-fidelity>=0.4',
+        'torchvision>=0.29',
+    ],
     # Builds with Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
     'ffcv': ['ffcv>=1.0.2', 'numba>=0.68', 'tqdm>=4.66'],
     'onnx': ['onnx>=1.23', 'onnxruntime>=1.32', 'onnxscript>=0.7'],
@@ -46,7 +69,8 @@ EXTRAS = {
         'peft>=0.18',
     ],
 }
-for extra in ('mmpretrain', 'timm', 'transformers', 'trl', 'lab', 'onnx', 'docs'):
+HOSTS = ('mmpretrain', 'timm', 'transformers', 'trl', 'lm', 'diffusers')
+for extra in (*HOSTS, 'lab', 'onnx', 'docs'):
     EXTRAS['dev'] += EXTRAS[extra]
 EXTRAS['figures'] = EXTRAS['lab']  # its name of before
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
