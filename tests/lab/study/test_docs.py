@@ -44,7 +44,7 @@ def test_the_studies_that_the_docs_show(tmp_path, monkeypatch):
 def test_configs_of_the_projects_own_studies(path, monkeypatch):
     """Each row's config resolves, and no two rows of a study are the same training."""
     monkeypatch.chdir(ROOT)
-    texts = [resolve(row).pretty_text for row in read_study(path).rows.values()]
+    texts = [str(resolve(row).to_dict()) for row in read_study(path).rows.values()]
     assert len(set(texts)) == len(texts) > 1
 
 
