@@ -20,6 +20,7 @@ __all__ = [
     'load_weights',
     'mmengine_loads_safely',
     'safe_load',
+    'save_student_as_alone',
     'student_weights',
 ]
 
@@ -137,3 +138,15 @@ def student_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, weight in state.items()
         if name.startswith('student.')
     }
+
+
+def save_student_as_alone(module, state_dict, prefix, local_metadata) -> None:
+    """A state dict's hook of a distiller: the student's names are those that it has alone.
+
+    A TimmClassifier drops 'model.' from its names when saved alone, keeps it when nested, and
+    loads only names without it.
+    """
+    inner = f'{prefix}student.'
+    for name in [name for name in state_dict if name.startswith(inner)]:
+        del state_dict[name]
+    state_dict.update(module.student.state_dict(prefix=inner))
