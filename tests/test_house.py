@@ -67,6 +67,18 @@ def test_no_host_is_imported_in_the_core():
     assert found == HOSTS_IN_THE_CORE
 
 
+@pytest.mark.parametrize('host', ['timm', 'transformers'])
+def test_hosts_import_no_library_of_another_one(host):
+    """mmpretrain has classifiers of other libraries' models; these two are at home alone."""
+    own = {'timm': {'timm'}, 'transformers': {'transformers', 'trl', 'accelerate'}}[host]
+    assert [
+        (label(path), name)
+        for path in (*modules(f'hosts/{host}'), PACKAGE / 'hosts/images.py')
+        for name in imports(path)
+        if name.partition('.')[0] in HOSTS - own or is_within(name, 'shd_vit.hosts.mmpretrain')
+    ] == []
+
+
 def test_nothing_in_the_package_imports_the_laboratory():
     assert [
         (label(path), name)

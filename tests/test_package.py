@@ -117,8 +117,9 @@ assert hasattr(DeiT3TransformerEncoderLayer.forward, '__wrapped__')
 ALONE = """
 import sys
 import shd_vit
-hosts = ('mmengine', 'mmpretrain', 'mmcv', 'timm', 'transformers', 'diffusers', 'torchvision')
-assert not [name for name in hosts if name in sys.modules]
+others = ('mmengine', 'mmpretrain', 'mmcv', 'timm', 'transformers', 'diffusers', 'torchvision',
+          'numba')
+assert not [name for name in others if name in sys.modules]
 import mmpretrain.registry
 assert mmpretrain.registry.MODELS.get('ViTDistiller') is None
 """

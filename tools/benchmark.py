@@ -18,7 +18,8 @@ from shd_vit.errors import ConfigError
 from shd_vit.functional.compiler import compiler_error
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
 from shd_vit.lab import long_maps
-from shd_vit.lab.benchmark import DEVICE, TABLES, VARIANTS, growth, memory, peak_memory, plot, step
+from shd_vit.lab.benchmark import DEVICE, VARIANTS, growth, memory, peak_memory, step
+from shd_vit.lab.benchmark_figure import TABLES, plot
 from shd_vit.lab.figures import check_output
 from shd_vit.lab.report import environment, show, write_json
 

@@ -22,7 +22,8 @@ from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
 from shd_vit.lab.figures import check_output
-from shd_vit.lab.loaders import TABLES, first_batch, make_data, plot, speed, start
+from shd_vit.lab.loader_speed import TABLES, first_batch, plot, speed, start
+from shd_vit.lab.pictures import make_data
 from shd_vit.lab.report import environment, show, write_json
 
 PARTS = ('speed', 'start')

@@ -9,9 +9,8 @@ docs/export.md.
 import argparse
 import os
 
-from shd_vit.checkpoint import safe_load
+from shd_vit.checkpoint import model_weights, safe_load
 from shd_vit.convert.cli import add_options, write
-from shd_vit.convert.entries import model_weights
 from shd_vit.convert.models import from_folder
 from shd_vit.hosts.mmpretrain.checkpoint import fit_names
 from shd_vit.hosts.mmpretrain.cli import run_tool
@@ -29,8 +28,9 @@ def main() -> None:
     args = parser.parse_args()
 
     is_folder = os.path.isdir(args.src)
-    checkpoint = safe_load(os.path.join(args.src, 'model.safetensors') if is_folder else args.src)
-    state, which = model_weights(checkpoint, ema=args.ema)
+    path = os.path.join(args.src, 'model.safetensors') if is_folder else args.src
+    checkpoint = safe_load(path)
+    state, which = model_weights(checkpoint, path, ema=args.ema)
     print(f'{args.src}: {which}')
     source = from_folder(args.src) if is_folder else None
     print(write(fit_names(state, ()), args, checkpoint, source))

@@ -8,17 +8,16 @@ torch. See docs/export.md.
 
 import argparse
 
-from shd_vit.checkpoint import safe_load
+from shd_vit.checkpoint import model_weights, safe_load
 from shd_vit.convert.cli import add_options, summary, write
-from shd_vit.convert.entries import model_weights, plain_meta
-from shd_vit.convert.facts import image_shape
-from shd_vit.convert.files import save_weights
+from shd_vit.convert.files import plain_meta, save_weights
 from shd_vit.convert.models import put_in
 from shd_vit.convert.onnx import export_onnx
 from shd_vit.convert.source import model_of_config, stated_facts
 from shd_vit.errors import CheckpointError
 from shd_vit.hosts.mmpretrain.checkpoint import student_weights
 from shd_vit.hosts.mmpretrain.cli import run_tool
+from shd_vit.image_input import image_shape
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
         parser.error('--onnx and --to are two different exports')
 
     checkpoint = safe_load(args.checkpoint)
-    state, which = model_weights(checkpoint, ema=args.ema)
+    state, which = model_weights(checkpoint, args.checkpoint, ema=args.ema)
     weights = student_weights(state)
     if not weights:
         raise CheckpointError(

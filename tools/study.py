@@ -1,6 +1,6 @@
 """Train a grid of configs and seeds; tables of means, deviations and paired differences.
 
-A study is a YAML file (or a Python file with variables of the same names):
+A study is a YAML file:
 
   seeds: [0, 1, 2]
   metric: accuracy/top1                  # of the last validation
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('study', help='.yaml or .py file')
+    parser.add_argument('study', help='.yaml file')
     parser.add_argument('--out', help='folder for everything (default: work_dirs/<study name>)')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='train these rows and grids')
     parser.add_argument('--list', action='store_true', help='print the cells and their states')

@@ -12,28 +12,22 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections import defaultdict
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from timm import utils
-from timm.data import FastCollateMixup, create_dataset, create_loader, resolve_data_config
+from timm.data import resolve_data_config
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.task import evaluation_sample_limit
 from timm.utils.summary import trim_summary
-from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from shd_vit.checkpoint import safe_load
 from shd_vit.command import run_tool
-from shd_vit.data.folders import check_same_classes, listed
-from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.errors import ConfigError
 from shd_vit.hosts.timm.checkpoint import create_from, load_weights, own_history, resume_task
-from shd_vit.hosts.timm.folders import image_folders, split_folder
+from shd_vit.hosts.timm.loaders import datasets, loaders
+from shd_vit.hosts.timm.loop import train_epoch, validate
 from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
 from shd_vit.hosts.timm.task import SHDDistillationTask
 
@@ -171,19 +165,9 @@ def main() -> None:
         updates_per_epoch=updates,
     )
     schedule.step_update(start * updates)
-    saver, out = None, Path(args.output, args.experiment or args.model)
-    if utils.is_primary(args):
-        out.mkdir(parents=True, exist_ok=True)
-        saver = utils.CheckpointSaver(
-            task.get_eval_model(),
-            optimizer,
-            args=args,
-            amp_scaler=scaler,
-            checkpoint_dir=str(out),
-            decreasing=args.eval_metric == 'loss',
-            max_history=args.checkpoint_hist,
-            task=task,
-        )
+    out = Path(args.output, args.experiment or args.model)
+    saver = make_saver(args, task, optimizer, scaler, out) if utils.is_primary(args) else None
+    if saver is not None:
         if history is not None:
             saver.load_state_dict(history)
         trim_summary(str(out / 'summary.csv'), start)
@@ -213,6 +197,23 @@ def main() -> None:
         _logger.info('Best %s %.4g, epoch %d: %s', key, best, best_epoch + 1, out)
 
 
+def make_saver(
+    args: argparse.Namespace, task: SHDDistillationTask, optimizer, scaler, out: Path
+) -> utils.CheckpointSaver:
+    """Keeps the best checkpoints of the run in its folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    return utils.CheckpointSaver(
+        task.get_eval_model(),
+        optimizer,
+        args=args,
+        amp_scaler=scaler,
+        checkpoint_dir=str(out),
+        decreasing=args.eval_metric == 'loss',
+        max_history=args.checkpoint_hist,
+        task=task,
+    )
+
+
 def check_files(args: argparse.Namespace) -> None:
     """Refuse checkpoints that are not there before images are looked for.
 
@@ -223,60 +224,6 @@ def check_files(args: argparse.Namespace) -> None:
         file = getattr(args, name)
         if file and not Path(file).is_file():
             raise ConfigError(f'--{name.replace("_", "-")} {file!r} does not exist')
-
-
-def datasets(args: argparse.Namespace) -> tuple:
-    """Training and validation images; ``args.num_classes`` is filled in.
-
-    Raises:
-        ConfigError: If there is no such folder, or if the number of classes is not known or not
-            that of the images.
-        DatasetError: If a split is missing, or if the splits have different classes.
-    """
-    if '/' not in args.dataset and not Path(args.data_dir).is_dir():
-        raise ConfigError(f'data_dir {args.data_dir!r} does not exist: expected train/ and val/')
-    if '/' not in args.dataset:  # timm, too, reads a folder then
-        sets = image_folders(args.data_dir)
-    else:
-        sets = tuple(named_dataset(args, split) for split in ('train', 'validation'))
-    classes, of_validation = (class_names(dataset) for dataset in sets)
-    if classes and of_validation:
-        check_same_classes(classes, of_validation, 'the training images', 'the validation images')
-    if args.num_classes is None:
-        if classes is None:
-            raise ConfigError(f'--num-classes is needed for --dataset {args.dataset}')
-        args.num_classes = len(classes)
-    elif classes and args.num_classes != len(classes):
-        raise ConfigError(
-            f'--num-classes={args.num_classes}, but the training images have {len(classes)} '
-            f'classes: {listed(classes)}'
-        )
-    return sets
-
-
-def named_dataset(args: argparse.Namespace, split: str):
-    """A split of what ``--dataset`` names."""
-    if args.dataset.lower() in ('torch/folder', 'torch/image_folder'):
-        split_folder(args.data_dir, split)  # timm would read all of the root
-    try:
-        return create_dataset(
-            args.dataset,
-            root=args.data_dir,
-            split=split,
-            is_training=split == 'train',
-            batch_size=args.batch_size,
-            seed=args.seed,
-        )
-    except (AssertionError, OSError, RuntimeError) as error:
-        raise DatasetError(f'--dataset {args.dataset} in {args.data_dir!r}: {error}') from error
-
-
-def class_names(dataset) -> list[str] | None:
-    """Names in the order of the labels, where a data set knows them."""
-    for owner in (dataset, getattr(dataset, 'reader', None)):
-        if getattr(owner, 'class_to_idx', None):
-            return sorted(owner.class_to_idx, key=owner.class_to_idx.get)
-    return None
 
 
 def build_task(args: argparse.Namespace, device: torch.device) -> tuple[SHDDistillationTask, dict]:
@@ -315,117 +262,6 @@ def build_task(args: argparse.Namespace, device: torch.device) -> tuple[SHDDisti
         device=device,
     )
     return task, resolve_data_config(sizes, model=student, verbose=utils.is_primary(args))
-
-
-def loaders(
-    args: argparse.Namespace, config: dict, train_set, val_set, device: torch.device
-) -> tuple[DataLoader, DataLoader]:
-    """timm's loaders, which normalise images for the student."""
-    common = dict(
-        input_size=config['input_size'],
-        interpolation=config['interpolation'],
-        mean=config['mean'],
-        std=config['std'],
-        num_workers=args.workers,
-        distributed=args.distributed,
-        pin_memory=device.type == 'cuda',
-        device=device,
-    )
-    mixup = None
-    if args.mixup or args.cutmix:
-        mixup = FastCollateMixup(
-            mixup_alpha=args.mixup,
-            cutmix_alpha=args.cutmix,
-            label_smoothing=args.smoothing,
-            num_classes=args.num_classes,
-        )
-    train = create_loader(
-        train_set,
-        batch_size=args.batch_size,
-        is_training=True,
-        no_aug=args.no_aug,
-        re_prob=0.0 if args.no_aug else args.reprob,
-        re_mode='pixel',
-        color_jitter=args.color_jitter,
-        auto_augment=args.aa,
-        collate_fn=mixup,
-        **common,
-    )
-    val = create_loader(
-        val_set,
-        batch_size=args.validation_batch_size or args.batch_size,
-        crop_pct=config['crop_pct'],
-        crop_mode=config['crop_mode'],
-        **common,
-    )
-    if not len(train):
-        raise ConfigError(f'--batch-size={args.batch_size} is more than the images in train/')
-    return train, val
-
-
-def train_epoch(
-    epoch: int, args, task: SHDDistillationTask, loader: DataLoader, optimizer, schedule, scaler
-) -> dict[str, float]:
-    """Means of all losses over an epoch."""
-    task.train()
-    meters = defaultdict(utils.AverageMeter)
-    steps, every = len(loader), args.grad_accum_steps
-    updates = -(-steps // every)
-    shown = tqdm(loader, f'Epoch {epoch + 1}', disable=not utils.is_primary(args), leave=False)
-    for step, (images, target) in enumerate(shown):
-        group = min(every, steps - step // every * every)  # the last group may be shorter
-        is_update = (step + 1) % every == 0 or step + 1 == steps
-        with nullcontext() if is_update else task.no_sync():
-            with autocast(args):
-                task.set_epoch(epoch + step / steps)
-                result = task(images, target)
-            loss = result['loss'] / group
-            if scaler is not None:
-                scaler(
-                    loss,
-                    optimizer,
-                    clip_grad=args.clip_grad,
-                    parameters=task.get_clip_parameters(),
-                    need_update=is_update,
-                )
-            else:
-                loss.backward()
-        if is_update:
-            if scaler is None:
-                if args.clip_grad is not None:
-                    nn.utils.clip_grad_norm_(task.get_clip_parameters(), args.clip_grad)
-                optimizer.step()
-            optimizer.zero_grad()
-            done = epoch * updates + step // every + 1
-            task.update_ema(step=done)
-            schedule.step_update(done)
-        for name, value in result.items():
-            if name != 'output':
-                meters[name].update(value.item(), len(images))
-        if step % args.log_interval == 0 or step + 1 == steps:
-            shown.set_postfix({name: f'{meter.avg:.3g}' for name, meter in meters.items()})
-    means = {name: meter.avg for name, meter in meters.items()}
-    _logger.info('Epoch %d: %s', epoch + 1, ', '.join(f'{k} {v:.4g}' for k, v in means.items()))
-    return means
-
-
-@torch.inference_mode()
-def validate(args, task: SHDDistillationTask, loader: DataLoader, ema: bool = False) -> dict:
-    """Loss, top-1 and top-5 in percent over all images, none counted twice."""
-    model = task.get_eval_model(ema=ema).eval()
-    evaluator = task.create_evaluator(max_samples=evaluation_sample_limit(loader))
-    name = 'Validation of the average' if ema else 'Validation'
-    for images, target in tqdm(loader, name, disable=not utils.is_primary(args), leave=False):
-        with autocast(args):
-            output = model(images)
-        evaluator.update(output, target)
-    return dict(evaluator.compute(distributed=args.distributed))
-
-
-def autocast(args):
-    """Mixed precision, if asked for."""
-    dtype = getattr(torch, args.amp_dtype)
-    return torch.autocast(torch.device(args.device).type, dtype, enabled=args.amp)
 
 
 if __name__ == '__main__':

@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from shd_vit.checkpoint.containers import read_legacy, read_zip
 from shd_vit.checkpoint.plain import Refused
+from shd_vit.checkpoint.weights import model_weights, weights_of
 from shd_vit.errors import CheckpointError
 
-__all__ = ['is_whole', 'safe_load', 'weights_of']
+__all__ = ['is_whole', 'model_weights', 'safe_load', 'weights_of']
 
 # What files are that people take for checkpoints, by how they begin.
 _OTHERS = {
@@ -69,35 +68,6 @@ def safe_load(filename: str | os.PathLike, map_location: Any = 'cpu') -> dict:
             'them as state_dict or model'
         )
     return checkpoint
-
-
-def weights_of(
-    checkpoint: dict, filename: str, keys: Iterable[str] = ('state_dict', 'model')
-) -> dict[str, Tensor]:
-    """The weights by name in a loaded checkpoint.
-
-    Args:
-        checkpoint: Of :func:`safe_load`.
-        filename: How errors name it.
-        keys: Where they may be, the first that is there counts; else the checkpoint is they.
-
-    Raises:
-        CheckpointError: If what is there is no dict of tensors.
-    """
-    key = next((key for key in keys if key in checkpoint), None)
-    weights = checkpoint if key is None else checkpoint[key]
-    where = f'checkpoint {filename!r}' if key is None else f'{key} of checkpoint {filename!r}'
-    if not isinstance(weights, dict):
-        shown = 'None' if weights is None else f'a {type(weights).__name__}'
-        raise CheckpointError(f'{where} is {shown}: expected a dict of weights')
-    for name, weight in weights.items():
-        is_extra = str(name).endswith('_extra_state')  # what modules keep beside their weights
-        if not isinstance(name, str) or not (isinstance(weight, Tensor) or is_extra):
-            raise CheckpointError(
-                f'{where} is no dict of weights: {name!r} is a {type(weight).__name__}, '
-                'expected a tensor'
-            )
-    return weights
 
 
 def is_whole(path: str) -> bool:

@@ -5,12 +5,13 @@ runs models to compare them needs their libraries.
 """
 
 from shd_vit.convert.architecture import LIBRARIES, Architecture
-from shd_vit.convert.facts import Facts, facts_of, image_shape
+from shd_vit.convert.facts import Facts, facts_of
 from shd_vit.convert.files import save_weights
 from shd_vit.convert.huggingface import hugging_face_config, save_folder
 from shd_vit.convert.models import build_model, check_same, from_folder
 from shd_vit.convert.onnx import export_onnx
 from shd_vit.convert.weights import convert, recognise, to_timm
+from shd_vit.image_input import image_shape
 
 __all__ = [
     'LIBRARIES',

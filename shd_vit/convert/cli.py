@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from shd_vit.convert.architecture import LIBRARIES, Architecture
-from shd_vit.convert.entries import plain_meta
 from shd_vit.convert.facts import ACTIVATIONS, POOLS, facts_of
-from shd_vit.convert.files import save_weights
+from shd_vit.convert.files import plain_meta, save_weights
 from shd_vit.convert.huggingface import save_folder
 from shd_vit.convert.models import build_model, check_same, from_folder
 from shd_vit.convert.source import source_model, stated_facts

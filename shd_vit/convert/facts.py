@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
+from shd_vit.image_input import image_shape
 
 # By timm's names.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -75,30 +76,6 @@ def unwrapped(model: nn.Module) -> Any:
     """The library's model inside mmpretrain's TimmClassifier or HuggingFaceClassifier."""
     is_wrapper = type(model).__name__ in ('TimmClassifier', 'HuggingFaceClassifier')
     return model.model if is_wrapper else model
-
-
-def image_shape(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-    """(C, h, w) of the images that a vision transformer was built for.
-
-    Args:
-        model: Of any library.
-        size: (h, w), where it is known already.
-
-    Raises:
-        ConfigError: If none of its modules says so.
-    """
-    modules = list(model.modules())
-    channels = next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), None)
-    # timm and mmpretrain, Hugging Face
-    sizes = (getattr(m, name, None) for m in modules for name in ('img_size', 'image_size'))
-    found = size or next((size for size in sizes if size is not None), None)
-    if channels is None or found is None:
-        raise ConfigError(
-            f'the size of the images that {type(model).__name__} takes cannot be told, none of its '
-            'modules has image_size or img_size: pass --image-size'
-        )
-    height, width = (found, found) if isinstance(found, int) else found
-    return channels, height, width
 
 
 def _name(activation: Callable[[Tensor], Tensor]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,3 +70,17 @@ def output_file(out: str | Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     except OSError as error:
         reason = f'{error.strerror} ({error.filename})' if error.strerror else str(error)
         raise ConfigError(f'out={str(out)!r} cannot be written: {reason}') from None
+
+
+def plain_meta(checkpoint: dict) -> dict[str, Any]:
+    """Of ``meta``, what goes with the weights: the epoch and the names of the classes."""
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    about = meta.get('dataset_meta')
+    classes = about.get('classes') if isinstance(about, dict) else None
+    kept: dict[str, Any] = {}
+    if isinstance(meta.get('epoch'), int):
+        kept['epoch'] = meta['epoch']
+    if isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
+        kept['dataset_meta'] = dict(classes=list(classes))
+    return kept

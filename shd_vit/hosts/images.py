@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError
+from shd_vit.image_input import checked_size, first_convolution, fixed_size
 
 
 class Normalisation(NamedTuple):
@@ -51,7 +51,7 @@ class TeacherImages:
         self.student, self.teacher = student, teacher
         self.swaps_channels = student.is_rgb != teacher.is_rgb
         self.renormalise = _renormalisation(student, teacher, self.swaps_channels)
-        self.size = None if size is None else _checked_size(size)
+        self.size = None if size is None else checked_size(size)
         self._seen: set[tuple[int, ...]] = set()
 
     def __call__(self, images: Tensor, teacher: nn.Module) -> Tensor:
@@ -71,7 +71,7 @@ class TeacherImages:
         if self.renormalise is not None:
             factor, offset = (t.to(images.device, images.dtype) for t in self.renormalise)
             images = images * factor + offset
-        first = _first_convolution(teacher)
+        first = first_convolution(teacher)
         is_half = first is not None and first.weight.dtype.itemsize == 2
         return images.to(first.weight.dtype) if is_half else images
 
@@ -100,28 +100,15 @@ class TeacherImages:
         Raises:
             ConfigError: If the models read other channels, or sizes that differ.
         """
-        channels = [_channels(model) for model in (student, teacher)]
-        if None not in channels and channels[0] != channels[1]:
+        read, wanted = first_convolution(student), first_convolution(teacher)
+        if read and wanted and read.in_channels != wanted.in_channels:
             raise ConfigError(
-                f'the student reads images of {channels[0]} channels, the teacher of {channels[1]}'
+                f'the student reads images of {read.in_channels} channels, the teacher of '
+                f'{wanted.in_channels}'
             )
         given = self.size or fixed_size(student)
         if given is not None:
             _refuse_size(fixed_size(teacher), given, 'it would get')
-
-
-def fixed_size(model: nn.Module) -> tuple[int, int] | None:
-    """(height, width) of the only images that a model takes; None if it takes any, or says none."""
-    for module in model.modules():
-        if getattr(module, 'strict_img_size', False):  # timm
-            size: Any = getattr(module, 'img_size', None)
-        elif hasattr(module, 'patch_embeddings') and _interpolates_on_request(module):
-            size = getattr(module.patch_embeddings, 'image_size', None)  # transformers
-        else:
-            continue
-        if size is not None:
-            return _checked_size(size)
-    return None
 
 
 def _refuse_size(wanted: tuple[int, int] | None, given: tuple[int, int], how: str) -> None:
@@ -132,28 +119,6 @@ def _refuse_size(wanted: tuple[int, int] | None, given: tuple[int, int], how: st
             f'the teacher takes images of {h} x {w} alone, but {how} {given_h} x {given_w}: '
             f"resize them for it with the teacher's image_size={hint}"
         )
-
-
-def _checked_size(size: Any) -> tuple[int, int]:
-    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ConfigError(f'image_size={size!r} must be a number of pixels, or (height, width)')
-    return sides
-
-
-def _interpolates_on_request(module: nn.Module) -> bool:
-    return 'interpolate_pos_encoding' in inspect.signature(type(module).forward).parameters
-
-
-def _channels(model: nn.Module) -> int | None:
-    """Channels of the images that a model reads."""
-    first = _first_convolution(model)
-    return None if first is None else first.in_channels
-
-
-def _first_convolution(model: nn.Module) -> Any:
-    """What reads the images."""
-    return next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
 
 
 def _renormalisation(

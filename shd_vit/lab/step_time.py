@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from shd_vit.convert import image_shape
 from shd_vit.hosts.mmpretrain.cli import build_runner
+from shd_vit.image_input import image_shape
 from shd_vit.lab.report import Table, in_turns
 
 MIB = 2**20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +36,14 @@ class DistillationLoss(nn.Module):
     def number(self, field: str, value: object, **allowed: Any) -> Any:
         """A hyper-parameter of this loss, checked by :func:`shd_vit.errors.check_number`."""
         return check_number(f'{type(self).__name__}.{field}', value, **allowed)
+
+    def choice(self, field: str, value: Any, allowed: Iterable[object]) -> Any:
+        """A hyper-parameter that is one of a few; ConfigError if it is none."""
+        allowed = tuple(allowed)
+        if value not in allowed:
+            names = ', '.join(map(repr, allowed))
+            raise ConfigError(f'{type(self).__name__}.{field}={value!r} must be one of {names}')
+        return value
 
     def bind(self, student: Anatomy, teacher: Anatomy) -> tuple[Needs, Needs]:
         """Check that this pair can be distilled; say what to record of student and teacher.

@@ -45,9 +45,9 @@ class FeatureProjectorLoss(ProjectedLoss):
     def of_pair(self, number: int, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         (s, t), projector = self.pairs[number], cast(nn.Linear, self.projectors[number])
         taps = student.tokens[s], teacher.tokens[t]
-        x_s, x_t, mask = tokens_of_pair(*taps, 'FeatureProjectorLoss')
-        projected = widen(projector(x_s.to(projector.weight.dtype)))
-        if mask is None:
-            return F.mse_loss(projected, widen(x_t))
-        error = (projected - widen(x_t)).square().mean(dim=-1)
-        return (error * mask).sum() / mask.sum().clamp(min=1)
+        student_BNS, teacher_BNT, mask_BN = tokens_of_pair(*taps, 'FeatureProjectorLoss')
+        projected_BNT = widen(projector(student_BNS.to(projector.weight.dtype)))
+        if mask_BN is None:
+            return F.mse_loss(projected_BNT, widen(teacher_BNT))
+        error_BN = (projected_BNT - widen(teacher_BNT)).square().mean(dim=-1)
+        return (error_BN * mask_BN).sum() / mask_BN.sum().clamp(min=1)

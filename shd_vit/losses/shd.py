@@ -67,21 +67,15 @@ class SHDLoss(PairedLoss):
         name, value = ('weight', weight) if beta is None else ('beta', beta)
         self.weight = 1.0 if value is None else self.number(name, value)
         self.temperature = self.number('temperature', temperature, positive=True)
-        if tokens not in TOKENS:
-            raise ConfigError(f"SHDLoss.tokens={tokens!r} must be 'all', 'shared' or 'patches'")
-        if distance not in tuple(DISTANCES):
-            raise ConfigError(f"SHDLoss.distance={distance!r} must be 'kl' or 'mse'")
-        if backend not in BACKENDS:
-            allowed = ', '.join(map(repr, BACKENDS))
-            raise ConfigError(f'SHDLoss.backend={backend!r} must be one of {allowed}')
-        if compile is not None and not isinstance(compile, bool):
+        self.tokens = self.choice('tokens', tokens, TOKENS)
+        self.distance = self.choice('distance', distance, DISTANCES)
+        self.choice('backend', backend, BACKENDS)
+        if compile is not None and not isinstance(compile, bool):  # 0 and 1 are equal to bools
             raise ConfigError(f'SHDLoss.compile={compile!r} must be True, False or None')
         if compile is False and backend not in ('auto', 'torch'):
             raise ConfigError(f"SHDLoss.compile=False is backend='torch', not {backend!r}")
-        self.tokens = tokens
-        self.strategy: Any = MERGING_STRATEGIES.build(strategy)
-        self.distance = distance
         self.backend = 'torch' if compile is False else backend
+        self.strategy: Any = MERGING_STRATEGIES.build(strategy)
         self.alignment = TokenAlignment()
 
     @property
@@ -136,25 +130,13 @@ class SHDLoss(PairedLoss):
         sizes, order = merging.groups(pair, (learned.q.shape[1], taught.q.shape[1]))
         if order is not None:
             taught = select_heads(taught, order)
+        v, out_proj = (taught.v, taught.out_proj) if merging.uses_values else (None, None)
         return shd_loss(
-            learned.q,
-            learned.k,
-            taught.q,
-            taught.k,
-            taught.v if merging.uses_values else None,
-            taught.out_proj if merging.uses_values else None,
-            learned.scale,
-            taught.scale,
-            self.temperature,
-            sizes=sizes,
-            weigh=merging.weigh,
-            distance=self.distance,
-            bias=learned.bias,
-            teacher_bias=taught.bias,
-            mask=learned.mask,
-            teacher_mask=taught.mask,
-            backend=self.backend,
-        )
+            learned.q, learned.k, taught.q, taught.k, v, out_proj, learned.scale, taught.scale,
+            self.temperature, sizes=sizes, weigh=merging.weigh, distance=self.distance,
+            bias=learned.bias, teacher_bias=taught.bias, mask=learned.mask,
+            teacher_mask=taught.mask, backend=self.backend,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         pairs = ', '.join(f'{s}<-{t}' for s, t in self.pairs) or self.layers

@@ -101,15 +101,16 @@ class ViTKDLoss(DistillationLoss):
         generation = self._generate(self.align_deep(s[FINAL]), t[FINAL], grid)
         return self.weight * (self.alpha * mimicking + self.beta / self.mask_ratio * generation)
 
-    def _generate(self, student: Tensor, teacher: Tensor, grid: tuple[int, int]) -> Tensor:
-        """``student`` and ``teacher`` are (B, N, E), N patches of a ``grid`` (rows, columns)."""
-        B, N, E = student.shape
-        mask = random_token_mask(B, N, self.mask_ratio, student.device)
-        hidden = mask.unsqueeze(-1)
+    def _generate(self, student_BNE: Tensor, teacher_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
+        """From N patches of a ``grid`` (rows, columns); E is the teacher's width."""
+        B, N, E = student_BNE.shape
+        mask_BN = random_token_mask(B, N, self.mask_ratio, student_BNE.device)
+        hidden_BN1 = mask_BN.unsqueeze(-1)
         # Products rather than torch.where, which would hide a NaN of the student from the loss.
-        visible = student * ~hidden + self.mask_token.to(student.dtype) * hidden
-        rebuilt = self.generation(visible.transpose(1, 2).reshape(B, E, *grid))
-        return squared_error(rebuilt.flatten(2).transpose(1, 2), teacher, mask)
+        token_E = self.mask_token.to(student_BNE.dtype)
+        visible_BNE = student_BNE * ~hidden_BN1 + token_E * hidden_BN1
+        rebuilt_BEhw = self.generation(visible_BNE.transpose(1, 2).reshape(B, E, *grid))
+        return squared_error(rebuilt_BEhw.flatten(2).transpose(1, 2), teacher_BNE, mask_BN)
 
     def extra_repr(self) -> str:
         return (

@@ -74,8 +74,8 @@ class VkDLoss(ProjectedLoss):
 
 def _pooled(tap: TokenTap) -> Tensor:
     """Mean of the patch tokens that count, (B, E); 0 where none does."""
-    patches = widen(tap.patches)
+    patches_BNE = widen(tap.patches)
     if tap.mask is None:
-        return patches.mean(dim=1)
-    mask = tap.mask[:, tap.num_prefix :, None]
-    return patches.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        return patches_BNE.mean(dim=1)
+    mask_BN1 = tap.mask[:, tap.num_prefix :, None]
+    return patches_BNE.masked_fill(~mask_BN1, 0).sum(dim=1) / mask_BN1.sum(dim=1).clamp(min=1)

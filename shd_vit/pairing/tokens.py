@@ -124,8 +124,8 @@ def tokens_of_pair(
     """The tokens of two models that are compared one by one.
 
     Returns:
-        Those of the student (B, N, E_s), of the teacher (B, N, E_t), without gradients, and which
-        of them count, bool (B, N), or None for all. Padding is 0 in both.
+        Those of the student (B, N, S), of the teacher (B, N, T), without gradients, and which of
+        them count, bool (B, N), or None for all; S and T are widths. Padding is 0 in both.
 
     Raises:
         ConfigError: If the models have different numbers of prefix or patch tokens.
@@ -138,11 +138,16 @@ def tokens_of_pair(
             f'{patches_t}: {loss} needs equal numbers (image size, patch size, prefix tokens)'
         )
     masks = [tap.mask for tap in (student, teacher) if tap.mask is not None]
-    x_s, x_t = student.x, teacher.x.detach()
+    student_BNS, teacher_BNT = student.x, teacher.x.detach()
     if not masks:
-        return x_s, x_t, None
-    mask = torch.stack(masks).all(dim=0)
-    return x_s.masked_fill(~mask[..., None], 0), x_t.masked_fill(~mask[..., None], 0), mask
+        return student_BNS, teacher_BNT, None
+    mask_BN = torch.stack(masks).all(dim=0)
+    padding_BN1 = ~mask_BN[..., None]
+    return (
+        student_BNS.masked_fill(padding_BN1, 0),
+        teacher_BNT.masked_fill(padding_BN1, 0),
+        mask_BN,
+    )
 
 
 def common_grid(student: TokenTap, teacher: TokenTap, loss: str) -> tuple[int, int]:

@@ -112,6 +112,7 @@ def test_what_is_no_checkpoint_is_called_by_its_name(content, message, tmp_path)
         (dict(state_dict=None), r"state_dict of checkpoint '.*x\.pth' is None: expected"),
         (dict(model=[1]), r"model of checkpoint '.*x\.pth' is a list: expected"),
         (dict(epoch=3, net={}), r"'epoch' is a int, expected a tensor"),
+        (dict(state_dict={}), r"state_dict of checkpoint '.*x\.pth' is no dict .*: it is empty"),
         (dict(state_dict={3: torch.ones(1)}), r'3 is a Tensor, expected'),
     ],
 )
@@ -119,6 +120,14 @@ def test_what_holds_no_weights_says_what_it_holds(content, message, tmp_path):
     torch.save(content, tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match=message):
         weights_of(safe_load(tmp_path / 'x.pth'), str(tmp_path / 'x.pth'))
+
+
+def test_what_wraps_a_model_is_no_part_of_its_names():
+    """DDP, torch.compile, and one in the other; a module of that name inside stays."""
+    names = ['module.a', '_orig_mod.b', '_orig_mod.module.c', 'd.module.e']
+    weights = {name: torch.ones(1) for name in names}
+    for checkpoint in (weights, dict(state_dict=weights), dict(model=weights)):
+        assert list(weights_of(checkpoint, 'x.pth')) == ['a', 'b', 'c', 'd.module.e']
 
 
 def test_safetensors_that_are_none(tmp_path):

@@ -10,7 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.images import Normalisation, TeacherImages, fixed_size
+from shd_vit.hosts.images import Normalisation, TeacherImages
+from shd_vit.image_input import fixed_size
 
 ANY = nn.Identity()  # a teacher that takes all images
 

@@ -140,7 +140,7 @@ def test_a_seed_that_is_none_is_named(seed):
     [
         (dict(strategy=None), 'strategy=None is unknown; allowed are'),
         (dict(strategy=['hard']), r"strategy=\['hard'\] is unknown"),
-        (dict(distance=['kl']), r"distance=\['kl'\] must be 'kl' or 'mse'"),
+        (dict(distance=['kl']), r"distance=\['kl'\] must be one of 'kl', 'mse'"),
         (dict(compile='no'), "compile='no' must be True, False or None"),
         (dict(layers=[(True, 1)]), r'layers=\[\(True, 1\)\] must be'),
         (dict(layers=np.array([[1, 2]])), r'layers=array.* must be'),

@@ -227,7 +227,7 @@ def test_tokens_of_a_masked_tap_keep_what_they_see():
         (dict(layers='first'), "layers='first'"),
         (dict(layers=[1, 2]), r'layers=\[1, 2\]'),
         (dict(layers=[]), r'layers=\[\]'),
-        (dict(tokens='cls'), "tokens='cls' must be 'all', 'shared' or 'patches'"),
+        (dict(tokens='cls'), "tokens='cls' must be one of 'all', 'shared', 'patches'"),
     ],
 )
 def test_bad_hyper_parameters_are_named(kwargs, message):

@@ -288,7 +288,7 @@ def test_a_strategy_of_ones_own():
 def test_bad_strategies_are_named(strategy, message):
     with pytest.raises(ConfigError, match=message):
         SHDLoss(strategy=strategy)
-    with pytest.raises(ConfigError, match="distance='l1' must be 'kl' or 'mse'"):
+    with pytest.raises(ConfigError, match="distance='l1' must be one of 'kl', 'mse'"):
         SHDLoss(distance='l1')
 
 

@@ -153,11 +153,11 @@ def test_no_average_and_no_weights_are_said(trained, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match='--no-ema: the checkpoint has no averaged weights'):
         run_tool('export_student', monkeypatch, trained[0], tmp_path / 's.pth', '--no-ema')
     for content, message in (
-        (dict(state_dict=None), "'state_dict' of the checkpoint is NoneType"),
-        (dict(model=[]), "'model' of the checkpoint is list"),
-        (dict(state_dict={}), "'state_dict' is no dict of weights: it is empty"),
-        (dict(state_dict=dict(blocks=3)), "'blocks' is no tensor"),
-        (dict(epoch=3), "'the checkpoint' is no dict of weights: 'epoch' is no tensor"),
+        (dict(state_dict=None), "state_dict of checkpoint '.*odd.pth' is None"),
+        (dict(model=[]), "model of checkpoint '.*odd.pth' is a list"),
+        (dict(state_dict={}), 'no dict of weights: it is empty'),
+        (dict(state_dict=dict(blocks=3)), "'blocks' is a int, expected a tensor"),
+        (dict(epoch=3), "odd.pth' is no dict of weights: 'epoch' is a int"),
         ([torch.ones(1)], '(is|holds) a list'),
     ):
         torch.save(content, tmp_path / 'odd.pth')

@@ -14,6 +14,7 @@ import yaml
 from lab.study.stub import journal, write_study, write_tools
 from scipy import stats
 from tooling import ROOT, load_tool
+from yapf.yapflib import yapf_api
 
 # A shell that starts a process in the background has it ignore Ctrl-C.
 WITH_STUB = """
@@ -110,7 +111,9 @@ def test_failures_are_named_at_the_end_and_tried_again(tmp_path, run):
 
 
 @pytest.mark.slow
-def test_control_c_ends_trainings_and_keeps_what_is_finished(tmp_path, run):
+def test_control_c_ends_trainings_and_keeps_what_is_finished(tmp_path, run, monkeypatch):
+    # As in the other process: cells are known by their config's text (see conftest).
+    monkeypatch.setattr('mmengine.config.config.FormatCode', yapf_api.FormatCode)
     write_study(
         tmp_path,
         'seeds: [0, 1]\nrows: {a: CONFIG, b: {config: CONFIG, options: {behaviour.waits: [0]}}}',

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -11,8 +10,7 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from shd_vit.checkpoint import safe_load, weights_of
-from shd_vit.convert.entries import model_weights
+from shd_vit.checkpoint import model_weights, safe_load, weights_of
 from shd_vit.errors import CheckpointError
 
 __all__ = [
@@ -22,6 +20,7 @@ __all__ = [
     'load_weights',
     'mmengine_loads_safely',
     'safe_load',
+    'save_student_as_alone',
     'student_weights',
 ]
 
@@ -36,7 +35,7 @@ def load_weights(model: nn.Module, filename: str) -> None:
     Raises:
         CheckpointError: If a weight of the model is missing, or a shape differs.
     """
-    weights, which = model_weights(safe_load(filename))
+    weights, which = model_weights(safe_load(filename), filename)
     print_log(f'checkpoint {filename!r}: {which}', logger='current')
     insert_weights(model, dict(state_dict=weights), filename, allow=('unexpected',))
 
@@ -123,7 +122,6 @@ def _load_for_mmengine(filename: str, map_location: str | None = None) -> dict:
 
 def fit_names(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
     """Names of a checkpoint's weights as the model has them: with or without 'student.'."""
-    state = {re.sub(r'^module\.', '', name): weight for name, weight in state.items()}
     distiller_wanted = any(name.startswith('student.') for name in wanted)
     distiller_given = any(name.startswith('student.') for name in state)
     if distiller_given and not distiller_wanted:
@@ -140,3 +138,15 @@ def student_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, weight in state.items()
         if name.startswith('student.')
     }
+
+
+def save_student_as_alone(module, state_dict, prefix, local_metadata) -> None:
+    """A state dict's hook of a distiller: the student's names are those that it has alone.
+
+    A TimmClassifier drops 'model.' from its names when saved alone, keeps it when nested, and
+    loads only names without it.
+    """
+    inner = f'{prefix}student.'
+    for name in [name for name in state_dict if name.startswith(inner)]:
+        del state_dict[name]
+    state_dict.update(module.student.state_dict(prefix=inner))

@@ -8,21 +8,20 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmpretrain.models import build_classifier
-from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from shd_vit.distillation import Distillation, refuse_non_finite, summary
-from shd_vit.errors import ConfigError
-from shd_vit.functional.logits import check_labels
 from shd_vit.hosts.images import TeacherImages
-from shd_vit.hosts.mmpretrain.losses import build_loss, read_schedules, target_of
-from shd_vit.hosts.mmpretrain.model_config import MISSING, read_model_config
+from shd_vit.hosts.mmpretrain.checkpoint import save_student_as_alone
+from shd_vit.hosts.mmpretrain.losses import build_loss, own_losses, read_schedules
+from shd_vit.hosts.mmpretrain.model_config import read_model_config
 from shd_vit.hosts.mmpretrain.refusals import (
     refuse_dropped_augments,
     refuse_own_loss,
     refuse_sigmoids,
+    refuse_unstated_weights,
 )
 from shd_vit.hosts.mmpretrain.weights import initialise, normalisations, refuse_random_head
 from shd_vit.pairing import ModelOutput
@@ -72,11 +71,7 @@ class ViTDistiller(BaseModel):
         student_cfg = read_model_config(student, 'model.student')
         teacher_cfg = read_model_config(teacher, 'model.teacher')
         refuse_dropped_augments(student_cfg)
-        if teacher_cfg.checkpoint is MISSING:
-            raise ConfigError(
-                'model.teacher.checkpoint is missing: give a path or URL, or write '
-                'checkpoint=None to distil from a teacher with random weights'
-            )
+        refuse_unstated_weights(teacher_cfg)
         preprocessor = dict(data_preprocessor or student_cfg.data_preprocessor or {})
         preprocessor.setdefault('type', 'ClsDataPreprocessor')
         preprocessor.setdefault('batch_augments', train_cfg)
@@ -103,7 +98,7 @@ class ViTDistiller(BaseModel):
         self.teacher_images.check(self.student, teacher_model)
         self._configs = student_cfg, teacher_cfg
         self._has_weights = False
-        self._register_state_dict_hook(_save_student_as_alone)
+        self._register_state_dict_hook(save_student_as_alone)
 
     @property
     def teacher(self) -> Any:
@@ -153,14 +148,7 @@ class ViTDistiller(BaseModel):
         """
         taught = self.distillation.record_teacher(self.call_teacher, inputs)
         learned = self.distillation.record_student(self.student, inputs)
-        # The student's own loss, from the logits at hand: ImageClassifier keeps it in its head.
-        owner = getattr(self.student, 'head', self.student)
-        target = None  # several labels an image, which no loss reads
-        if not isinstance(owner, MultiLabelClsHead):
-            target = target_of(data_samples)
-            check_labels(target, learned.logits.shape[1])
-        losses = owner._get_loss(learned.logits, data_samples)
-        losses['loss_cls'] = losses.pop('loss')
+        losses, target = own_losses(self.student, learned.logits, data_samples)
         terms = self.distillation.terms(learned, taught, target)
         return losses | {f'loss_{name}': term for name, term in terms.items()}
 
@@ -195,15 +183,3 @@ class ViTDistiller(BaseModel):
         total, log_vars = super().parse_losses(losses)
         refuse_non_finite(total, {k: v for k, v in log_vars.items() if k != 'loss'})
         return total, log_vars
-
-
-def _save_student_as_alone(module, state_dict, prefix, local_metadata) -> None:
-    """Save the student's weights under the names that it has when saved alone.
-
-    A TimmClassifier drops 'model.' from its names when saved alone, keeps it when nested, and
-    loads only names without it.
-    """
-    inner = f'{prefix}student.'
-    for name in [name for name in state_dict if name.startswith(inner)]:
-        del state_dict[name]
-    state_dict.update(module.student.state_dict(prefix=inner))

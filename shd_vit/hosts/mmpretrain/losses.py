@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -10,6 +13,7 @@ from torch import Tensor
 from shd_vit.distillation import LossSchedule, read_schedule
 from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError
+from shd_vit.functional.logits import check_labels
 from shd_vit.losses import DistillationLoss
 
 
@@ -42,6 +46,29 @@ def read_schedules(losses: dict[str, dict]) -> dict[str, LossSchedule]:
         for name, cfg in schedules.items()
         if cfg is not None
     }
+
+
+def own_losses(
+    student: Any, logits: Tensor, data_samples: list[DataSample]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The student's own losses, from the logits at hand, and the target of the others.
+
+    Args:
+        student: ImageClassifier, which keeps its loss in its head, or one that has it itself.
+        logits: (B, classes).
+        data_samples: With labels, or scores where images were mixed.
+
+    Returns:
+        Losses by name, ``loss_cls`` among them; labels or scores, None for several labels an image,
+        which no distillation loss reads.
+    """
+    owner, target = getattr(student, 'head', student), None
+    if not isinstance(owner, MultiLabelClsHead):
+        target = target_of(data_samples)
+        check_labels(target, logits.shape[1])
+    losses = owner._get_loss(logits, data_samples)
+    losses['loss_cls'] = losses.pop('loss')
+    return losses, target
 
 
 def target_of(data_samples: list[DataSample]) -> Tensor:

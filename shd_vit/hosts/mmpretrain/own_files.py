@@ -6,6 +6,8 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -14,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
 from shd_vit.checkpoint import is_whole
+from shd_vit.files import write_whole
 
 _LAST = 'last_checkpoint'
 
@@ -26,14 +29,11 @@ class WholeCheckpointHook(CheckpointHook):
         if not is_main_process():
             super()._save_checkpoint_with_step(runner, step, meta)
             return
-        folder = os.path.join(runner.work_dir, f'.{_LAST}.part')
-        os.makedirs(folder, exist_ok=True)
-        super()._save_checkpoint_with_step(_Elsewhere(runner, folder), step, meta)
-        part = os.path.join(folder, _LAST)
-        with open(part, 'rb') as written:
-            os.fsync(written.fileno())
-        os.replace(part, os.path.join(runner.work_dir, _LAST))
-        os.rmdir(folder)
+        with TemporaryDirectory() as folder:
+            super()._save_checkpoint_with_step(_Elsewhere(runner, folder), step, meta)
+            pointer = Path(folder, _LAST).read_bytes()
+        with write_whole(Path(runner.work_dir, _LAST)) as part:
+            part.write_bytes(pointer)
 
 
 class _Elsewhere:

@@ -1,4 +1,4 @@
-"""Students of mmpretrain that a distiller would train on something else than meant."""
+"""Models of mmpretrain that would train on something else than meant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import nn
 
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.model_config import ModelConfig
+from shd_vit.hosts.mmpretrain.model_config import MISSING, ModelConfig
 
 
 def refuse_dropped_augments(student: ModelConfig) -> None:
@@ -19,6 +19,19 @@ def refuse_dropped_augments(student: ModelConfig) -> None:
         raise ConfigError(
             'model.student.train_cfg.augments would never be applied: batches are mixed once, for '
             'student and teacher. Move it to model.train_cfg and set model.student.train_cfg=None'
+        )
+
+
+def refuse_unstated_weights(teacher: ModelConfig) -> None:
+    """Refuse a teacher of which nobody said where its weights are.
+
+    Raises:
+        ConfigError: Saying what to write.
+    """
+    if teacher.checkpoint is MISSING:
+        raise ConfigError(
+            'model.teacher.checkpoint is missing: give a path or URL, or write '
+            'checkpoint=None to distil from a teacher with random weights'
         )
 
 

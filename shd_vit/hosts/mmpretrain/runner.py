@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from shd_vit.errors import CheckpointError, ConfigError, ShdVitError
+from shd_vit.files import write_whole
 from shd_vit.hosts.mmpretrain.checkpoint import (
     check_resumable,
     insert_weights,
@@ -146,16 +147,11 @@ class DistillRunner(Runner):
             )
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
-        if '://' in out_dir:
+        if '://' in out_dir or not is_main_process():
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
-        part = f'.{filename}.part'
-        super().save_checkpoint(out_dir, part, *args, **kwargs)
-        if is_main_process():
-            path = os.path.join(out_dir, part)
-            with open(path, 'rb') as written:
-                os.fsync(written.fileno())
-            os.replace(path, os.path.join(out_dir, filename))
+        with write_whole(Path(out_dir, filename)) as part:
+            super().save_checkpoint(out_dir, part.name, *args, **kwargs)
 
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=()

@@ -9,17 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from timm.models import clean_state_dict, create_model, load_checkpoint
+from timm.models import create_model, load_checkpoint
 from timm.task import TrainingTask
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from shd_vit.checkpoint import safe_load, weights_of
+from shd_vit.checkpoint import model_weights, safe_load, weights_of
 from shd_vit.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
 
-_EMA = ('state_dict_ema', 'model_ema')
 _JAX = ('.npz', '.npy')  # timm reads them, without pickles
 
 
@@ -33,7 +32,7 @@ def load_weights(model: nn.Module, filename: str) -> None:
         if Path(filename).suffix in _JAX:
             load_checkpoint(model, filename)
         else:
-            model.load_state_dict(_weights(safe_load(filename), filename))
+            model.load_state_dict(model_weights(safe_load(filename), filename)[0])
 
 
 def create_from(
@@ -53,7 +52,7 @@ def create_from(
     """
     overlay = dict(dict(file=filename, num_classes=num_classes), **overlay or {})
     if Path(filename).suffix not in _JAX:
-        overlay['state_dict'] = _weights(safe_load(filename), filename)
+        overlay['state_dict'], _ = model_weights(safe_load(filename), filename)
     with _fitting(filename):
         model: nn.Module = create_model(
             name, True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **kwargs
@@ -80,7 +79,7 @@ def resume_task(
     Raises:
         CheckpointError: If it does not fit.
     """
-    weights = clean_state_dict(weights_of(checkpoint, filename))
+    weights = weights_of(checkpoint, filename)
     epoch, version = checkpoint.get('epoch', 0), checkpoint.get('version', 1)
     if type(epoch) is not int or type(version) is not int:
         raise CheckpointError(f'checkpoint {filename!r} has no epoch to go on from: {epoch!r:.100}')
@@ -93,7 +92,7 @@ def resume_task(
         if task.has_ema():
             is_averaged = checkpoint.get('state_dict_ema') is not None
             state = checkpoint.get('task_state_ema' if is_averaged else 'task_state')
-            task.load_checkpoint_state(_weights(checkpoint, filename), state, ema=True)
+            task.load_checkpoint_state(model_weights(checkpoint, filename)[0], state, ema=True)
     _logger.info('Resumed %s', filename)
     if 'epoch' not in checkpoint:
         return 0
@@ -128,11 +127,6 @@ def own_history(checkpoint: dict) -> dict | None:
     return dict(
         checkpoint_files=files, pending=pending[:2], best_epoch=best[0], best_metric=best[1]
     )
-
-
-def _weights(checkpoint: dict, filename: str) -> dict[str, Tensor]:
-    averaged = [key for key in _EMA if checkpoint.get(key) is not None]
-    return clean_state_dict(weights_of(checkpoint, filename, (*averaged, 'state_dict', 'model')))
 
 
 def _is_number(value: Any) -> bool:

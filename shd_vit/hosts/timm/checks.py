@@ -1,10 +1,11 @@
-"""Losses by flags, and models that timm's task cannot take."""
+"""Losses by flags, their schedules, and models that timm's task cannot take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from shd_vit.distillation import LossSchedule, read_schedule
 from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError
 from shd_vit.losses import DistillationLoss
@@ -30,6 +31,19 @@ def choose_losses(
     if not losses:
         raise ConfigError('there is nothing to distil: set shd, vitkd or nkd, or give losses')
     return losses
+
+
+def read_schedules(
+    schedules: Mapping[str, dict[str, float]], losses: Mapping[str, DistillationLoss]
+) -> dict[str, LossSchedule]:
+    """Schedules of weights by name of the loss.
+
+    Raises:
+        ConfigError: If one makes no sense, or there is no such loss.
+    """
+    if unknown := sorted(schedules.keys() - losses.keys()):
+        raise ConfigError(f'schedules.{unknown[0]}: there is no such loss in {sorted(losses)}')
+    return {name: read_schedule(cfg, f'schedules.{name}') for name, cfg in schedules.items()}
 
 
 def check_student(student: Any) -> None:

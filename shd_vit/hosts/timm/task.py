@@ -12,13 +12,12 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shd_vit.distillation import Distillation, read_schedule, refuse_non_finite, summary
-from shd_vit.errors import ConfigError
+from shd_vit.distillation import Distillation, refuse_non_finite, summary
 from shd_vit.functional.logits import check_labels
 from shd_vit.hosts.images import Normalisation, TeacherImages
-from shd_vit.hosts.timm.checkpoint import create_from
-from shd_vit.hosts.timm.checks import check_student, check_teacher, choose_losses
+from shd_vit.hosts.timm.checks import check_student, check_teacher, choose_losses, read_schedules
 from shd_vit.hosts.timm.pretrained import refuse_head_without_weights
+from shd_vit.hosts.timm.teacher import make_teacher
 from shd_vit.hosts.timm.trainable import SHDTrainableModule
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
@@ -92,23 +91,8 @@ class SHDDistillationTask(TrainingTask):
         student = unwrap_model(student_model)
         check_student(student)
         is_zoos = isinstance(teacher_model, str) and not teacher_pretrained_path
-        made = dict(in_chans=student.in_chans, device=self.device, dtype=self.dtype)
-        if isinstance(teacher_model, str) and teacher_pretrained_path:
-            teacher_model = create_from(
-                teacher_model,
-                teacher_pretrained_path,
-                student.num_classes,
-                teacher_pretrained_cfg_overlay,
-                **made,
-            )
-        if not isinstance(teacher_model, DistillationTeacher):
-            teacher_model = DistillationTeacher(
-                teacher_model,
-                student.num_classes,
-                pretrained_cfg_overlay=teacher_pretrained_cfg_overlay,
-                **made,
-            )
-        self.teacher = teacher_model.requires_grad_(False).eval()
+        of_name = teacher_pretrained_path, teacher_pretrained_cfg_overlay
+        self.teacher = make_teacher(teacher_model, student, *of_name, self.device, self.dtype)
         teacher = unwrap_model(self.teacher.model)
         check_teacher(teacher)
         self.criterion = resolve_classification_loss(
@@ -120,9 +104,7 @@ class SHDDistillationTask(TrainingTask):
         self.task_loss_weight = 1.0 if task_loss_weight is None else task_loss_weight
 
         chosen = choose_losses(dict(shd=shd, vitkd=vitkd, nkd=nkd), losses or {})
-        planned = {n: read_schedule(cfg, f'schedules.{n}') for n, cfg in (schedules or {}).items()}
-        if unknown := sorted(planned.keys() - chosen.keys()):
-            raise ConfigError(f'schedules.{unknown[0]}: there is no such loss in {sorted(chosen)}')
+        planned = read_schedules(schedules or {}, chosen)
         self.distillation = Distillation(chosen, student, teacher, planned)
         if is_zoos and self.distillation.logit_losses:
             refuse_head_without_weights(teacher, self.distillation.logit_losses[0])

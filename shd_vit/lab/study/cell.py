@@ -7,18 +7,21 @@ end. Beside it, of a config, is seed0.py: the config as it was when the cell was
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
-from shd_vit.errors import ConfigError, ShdVitError
+from shd_vit.errors import ShdVitError
 from shd_vit.lab.records import is_number, is_training, read_records
 from shd_vit.lab.report import read_json, write_json
+from shd_vit.lab.study.jobs import CommandJob
 from shd_vit.lab.study.launch import Launcher
-from shd_vit.lab.study.plan import Row
-from shd_vit.lab.study.source import short
+from shd_vit.lab.study.plan import Row, Study
+from shd_vit.lab.study.source import need, short
 
 NOT_MEASURED = ('step', 'epoch', 'lr', 'time', 'data_time')
+# What a cell's files hold.
 NOTE = dict(
     state=(lambda v: v in ('interrupted', 'failed'), "'interrupted' or 'failed'"),
     seconds=(lambda v: is_number(v) and v >= 0, 'a number from 0'),
@@ -28,34 +31,14 @@ RESULT = dict(
     row=(lambda v: isinstance(v, str), 'text'),
     seed=(lambda v: type(v) is int, 'a whole number'),
     metrics=(lambda v: isinstance(v, dict) and all(map(is_number, v.values())), 'numbers by name'),
-    minutes=(lambda v: is_number(v) and v >= 0, 'a number from 0'),
+    minutes=NOTE['seconds'],
     step_seconds=(lambda v: v is None or is_number(v), 'a number or null'),
-    config_hash=(lambda v: isinstance(v, str), 'text'),
+    config_hash=NOTE['config_hash'],
 )
 
 
 class CellFailed(ShdVitError):
     """A cell did not come to its end; the others go on."""
-
-
-class Job(Protocol):
-    """How the training of a row is run.
-
-    Attributes:
-        text: By which a training that has changed is known.
-        about: What is kept of it in results.
-        metrics: Pattern of the files in the cell's folder that it writes.
-    """
-
-    text: str
-    about: dict[str, Any]
-    metrics: str
-
-    def prepare(self, folder: Path, seed: int) -> None:
-        """Write what the command reads; called before each start, with the folder there."""
-
-    def command(self, folder: Path, seed: int, launcher: Launcher) -> list[str]:
-        """Trains, from the latest checkpoint if there is one."""
 
 
 class Cell:
@@ -67,7 +50,7 @@ class Cell:
         metric: A name that validation logs.
     """
 
-    def __init__(self, row: Row, seed: int, job: Job, out: str | Path, metric: str) -> None:
+    def __init__(self, row: Row, seed: int, job: CommandJob, out: str | Path, metric: str) -> None:
         self.row = row
         self.seed = seed
         self.name = f'{row.name}, seed {seed}'
@@ -95,11 +78,10 @@ class Cell:
             ConfigError: If it is not what finish() writes.
         """
         result = self._read('result.json', RESULT)
-        if result and result['config_hash'] == self._hash and self.metric not in result['metrics']:
-            known = ', '.join(result['metrics'])[:500]
-            raise ConfigError(
-                f'{self.name} has no metric {self.metric!r}; it has {known or "none"}'
-            )
+        if result and result['config_hash'] == self._hash:
+            known = ', '.join(result['metrics'])[:500] or 'none'
+            has_it = self.metric in result['metrics']
+            need(has_it, f'{self.name} has no metric {self.metric!r}; it has {known}')
         return result
 
     def begin(self) -> None:
@@ -108,10 +90,9 @@ class Cell:
         What another training made is renamed first.
         """
         if self.state == 'changed':
-            number = 1
-            while (aside := self.folder.with_name(f'{self.folder.name}.old{number}')).exists():
-                number += 1
-            self.folder.rename(aside)
+            names = (f'{self.folder.name}.old{number}' for number in itertools.count(1))
+            aside = (path for path in map(self.folder.with_name, names) if not path.exists())
+            self.folder.rename(next(aside))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.job.prepare(self.folder, self.seed)
         self.leave(0.0, failed=False)
@@ -176,13 +157,37 @@ class Cell:
         path = self.folder / name
         if not path.exists():
             return None
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise ConfigError(f'{path}: {short(values)} must be a mapping; remove it to train anew')
+        values, anew = read_json(path), 'remove it to train anew'
+        need(isinstance(values, dict), f'{path}: {short(values)} must be a mapping; {anew}')
         for field, (is_right, what) in fields.items():
             value = values.get(field)
-            if field not in values or not is_right(value):
-                raise ConfigError(
-                    f'{path}: {field}={short(value)} must be {what}; remove it to train anew'
-                )
+            right = field in values and is_right(value)
+            need(right, f'{path}: {field}={short(value)} must be {what}; {anew}')
         return values
+
+
+def make_cells(study: Study, out: str | Path, launcher: Launcher) -> list[Cell]:
+    """All cells, seed after seed, so that an interrupted study has complete comparisons.
+
+    Raises:
+        ConfigError: If a row's training cannot be run.
+    """
+    jobs = {name: _job(row, launcher) for name, row in study.rows.items()}
+    seeds = dict.fromkeys(seed for row in study.rows.values() for seed in row.seeds)
+    return [
+        Cell(row, seed, jobs[row.name], out, study.metric)
+        for seed in seeds
+        for row in study.rows.values()
+        if seed in row.seeds
+    ]
+
+
+def _job(row: Row, launcher: Launcher) -> CommandJob:
+    if row.config is not None:
+        from shd_vit.lab.study.configs import ConfigJob  # needs mmengine
+
+        return ConfigJob(row)
+    what = f'{row.name}: --launcher {launcher.kind}:{launcher.argument}'
+    is_here = launcher.kind != 'slurm'
+    need(is_here, f'{what} is for configs; a command says itself where it runs')
+    return CommandJob(row)

@@ -10,21 +10,20 @@ from mmengine.config import Config
 
 from shd_vit.errors import ConfigError
 from shd_vit.lab.records import SCALARS
+from shd_vit.lab.study.jobs import CommandJob
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import SEED, Row
-from shd_vit.lab.study.source import short
+from shd_vit.lab.study.source import need, short
 
 
-class ConfigJob:
+class ConfigJob(CommandJob):
     """A training by tools/train.py."""
 
-    metrics = SCALARS
-
     def __init__(self, row: Row) -> None:
-        self._row = row
+        super().__init__(row)
         self._config = resolve(row)
+        self.metrics, self.about = SCALARS, dict(config=row.config)
         self.text = self._config.pretty_text
-        self.about = dict(config=row.config)
 
     def prepare(self, folder: Path, seed: int) -> None:
         config = copy.deepcopy(self._config)
@@ -62,19 +61,18 @@ def resolve(row: Row) -> Config:
             reason = str(error).splitlines()[0][:120]
             raise ConfigError(f'{row.name}: {key}={short(value)} does not fit: {reason}') from error
     for key in ('train_dataloader', 'val_dataloader'):
-        if not cfg.get(key):
-            raise ConfigError(f'{row.name}: {row.config!r} has no {key}; a study needs one')
+        need(cfg.get(key), f'{row.name}: {row.config!r} has no {key}; a study needs one')
     return cfg
 
 
 def _check_place(cfg: Config, key: str, row: Row) -> None:
     """mmengine would make up what is missing on the way, so that a typo changes nothing."""
-    node, path = cfg, []
-    for part in key.split('.')[:-1]:
-        path.append(part)
+    node, parts = cfg, key.split('.')
+    for i, part in enumerate(parts[:-1], 1):
         try:
             node = node[int(part)] if isinstance(node, list | tuple) else node[part]
         except (KeyError, IndexError, ValueError, TypeError):
+            missing = '.'.join(parts[:i])
             raise ConfigError(
-                f'{row.name}: option {key!r}: {row.config!r} has no {".".join(path)}'
+                f'{row.name}: option {key!r}: {row.config!r} has no {missing}'
             ) from None

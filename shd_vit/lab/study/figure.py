@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from shd_vit.lab.figures import pyplot
-from shd_vit.lab.study.results import interval_95
 
 
 def draw(values: dict, out: Path) -> None:
@@ -43,13 +42,12 @@ def _panel(table: dict, rows: dict, left, right) -> None:
         if found:
             left.plot(rows[name]['mean'], place, '|', color='black', markersize=11)
         pairs = [value - against[seed] for seed, value in found.items() if seed in against]
-        if name == table['against'] or not pairs:
-            continue
-        mean, low, high = interval_95(pairs)
-        right.plot(pairs, [place] * len(pairs), 'o', color='#E69F00', markersize=4)
-        right.plot(mean, place, '|', color='black', markersize=11)
-        if low is not None:
-            right.plot([low, high], [place, place], color='black', linewidth=1, zorder=0.5)
+        if name != table['against'] and pairs:
+            mean, low, high = table['differences'][name].values()
+            right.plot(pairs, [place] * len(pairs), 'o', color='#E69F00', markersize=4)
+            right.plot(mean, place, '|', color='black', markersize=11)
+            if low is not None:
+                right.plot([low, high], [place, place], color='black', linewidth=1, zorder=0.5)
     right.axvline(0, color='0.7', linewidth=0.8, zorder=0)
     left.set_yticks(range(len(names)), names)
     right.set_yticks(range(len(names)), [])

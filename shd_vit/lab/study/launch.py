@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from shd_vit.errors import ConfigError
+from shd_vit.lab.study.source import need
 
 
 class Launcher:
@@ -20,15 +20,11 @@ class Launcher:
 
     def __init__(self, spec: str, jobs: int, tools: str | Path) -> None:
         self.kind, _, self.argument = spec.partition(':')
-        self.jobs = jobs
-        self.tools = Path(tools)
-        right = dict(none=not self.argument, dist=self.argument.isdecimal(), slurm=self.argument)
-        if not right.get(self.kind) or self.argument.strip('0') == '' != self.argument:
-            raise ConfigError(
-                f'--launcher {spec!r}: allowed are none, dist:PROCESSES and slurm:PARTITION'
-            )
-        if not 1 <= jobs <= 1000:
-            raise ConfigError(f'--jobs={jobs} must be at least 1, and at most 1000')
+        self.jobs, self.tools = jobs, Path(tools)
+        is_count = self.argument.isdecimal() and self.argument.strip('0')
+        right = dict(none=not self.argument, dist=is_count, slurm=self.argument).get(self.kind)
+        need(right, f'--launcher {spec!r}: allowed are none, dist:PROCESSES and slurm:PARTITION')
+        need(1 <= jobs <= 1000, f'--jobs={jobs} must be at least 1, and at most 1000')
         self.processes = int(self.argument) if self.kind == 'dist' else 1
 
     def train(self, config: Path, folder: Path, job: str) -> list[str]:
@@ -36,11 +32,11 @@ class Launcher:
         if self.kind == 'slurm':
             script = str(self.tools / 'slurm_train.sh')
             return ['bash', script, self.argument, job, str(config), str(folder), '--resume']
-        arguments = [str(config), '--work-dir', str(folder), '--resume']
+        arguments = ['--work-dir', str(folder), '--resume']
         if self.kind == 'dist':
-            arguments.insert(1, self.argument)
-            return ['bash', str(self.tools / 'dist_train.sh'), *arguments]
-        return [sys.executable, str(self.tools / 'train.py'), *arguments]
+            script = str(self.tools / 'dist_train.sh')
+            return ['bash', script, str(config), self.argument, *arguments]
+        return [sys.executable, str(self.tools / 'train.py'), str(config), *arguments]
 
     def environment(self, slot: int) -> dict[str, str]:
         """Variables of the training in a slot, 0 to jobs - 1: its own threads, port and GPUs."""
@@ -52,26 +48,23 @@ class Launcher:
                 env[name] = str(int(env.get(name, 29500)) + slot)
         if self.kind == 'slurm':
             return env  # the cores and GPUs are another machine's
-        threads = _cores() // (self.jobs * self.processes)
-        env.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
-        gpus = _gpus()
-        if self.jobs > 1 and gpus:
-            first = slot * self.processes
-            own = [gpus[(first + i) % len(gpus)] for i in range(self.processes)]
-            env['CUDA_VISIBLE_DEVICES'] = ','.join(dict.fromkeys(own))
+        env.setdefault('OMP_NUM_THREADS', str(max(1, _cores() // (self.jobs * self.processes))))
+        if self.jobs > 1 and (gpus := _gpus()):
+            places = range(slot * self.processes, (slot + 1) * self.processes)
+            own = dict.fromkeys(gpus[place % len(gpus)] for place in places)
+            env['CUDA_VISIBLE_DEVICES'] = ','.join(own)
         return env
 
 
 def _cores() -> int:
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    is_known = hasattr(os, 'sched_getaffinity')
+    return len(os.sched_getaffinity(0)) if is_known else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
-    if visible is None:
-        import torch
+    if visible is not None:
+        return [gpu for gpu in visible.split(',') if gpu]
+    import torch
 
-        return [str(i) for i in range(torch.cuda.device_count())]
-    return [gpu for gpu in visible.split(',') if gpu]
+    return [str(i) for i in range(torch.cuda.device_count())]

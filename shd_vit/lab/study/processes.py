@@ -11,24 +11,15 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from shd_vit.errors import ConfigError
 from shd_vit.lab.study.cell import Cell, CellFailed
 from shd_vit.lab.study.launch import Launcher
+from shd_vit.lab.study.progress import Progress
 
 GRACE = 45  # seconds to end in; torchrun gives its own workers 30
 GLANCE = 0.1  # seconds between looks at what runs
-
-
-class Watcher(Protocol):
-    """Is told what happens."""
-
-    def started(self, cell: Cell) -> None: ...
-
-    def finished(self, cell: Cell, result: dict) -> None: ...
-
-    def failed(self, cell: Cell, reason: str) -> None: ...
 
 
 class Training(NamedTuple):
@@ -41,10 +32,13 @@ class Training(NamedTuple):
         return time.monotonic() - self.start
 
 
-def run_cells(cells: Sequence[Cell], launcher: Launcher, watcher: Watcher, out: str | Path) -> None:
+def run_cells(
+    cells: Sequence[Cell], launcher: Launcher, progress: Progress, out: str | Path
+) -> None:
     """Train all cells, in their order, and collect their results.
 
     Args:
+        progress: Is told what has started, finished and failed.
         out: The study's folder. Only one study at a time may train in it.
 
     Raises:
@@ -56,19 +50,17 @@ def run_cells(cells: Sequence[Cell], launcher: Launcher, watcher: Watcher, out: 
     with only_one(out) as lock:
         try:
             while waiting or running:
-                free = [slot for slot in range(launcher.jobs) if slot not in running]
-                for slot, _ in zip(free, tuple(waiting), strict=False):
-                    cell = waiting.popleft()
-                    try:
-                        running[slot] = _start(cell, launcher, slot, lock)
-                        watcher.started(cell)
-                    except CellFailed as error:
-                        watcher.failed(cell, str(error))
-                ended = [
-                    s for s, training in running.items() if training.process.poll() is not None
-                ]
+                for slot in range(launcher.jobs):
+                    if waiting and slot not in running:
+                        cell = waiting.popleft()
+                        try:
+                            running[slot] = _start(cell, launcher, slot, lock)
+                            progress.started(cell)
+                        except CellFailed as error:
+                            progress.failed(cell, str(error))
+                ended = [slot for slot, it in running.items() if it.process.poll() is not None]
                 for slot in ended:
-                    _collect(running.pop(slot), watcher)
+                    _collect(running.pop(slot), progress)
                 if not ended:
                     time.sleep(GLANCE)
         finally:
@@ -97,7 +89,7 @@ def _start(cell: Cell, launcher: Launcher, slot: int, lock: int) -> Training:
     return Training(cell, process, time.monotonic())
 
 
-def _collect(training: Training, watcher: Watcher) -> None:
+def _collect(training: Training, progress: Progress) -> None:
     cell, code = training.cell, training.process.returncode
     try:
         if code:
@@ -105,9 +97,9 @@ def _collect(training: Training, watcher: Watcher) -> None:
         result = cell.finish(training.seconds)
     except CellFailed as error:
         cell.leave(training.seconds, failed=True)
-        watcher.failed(cell, str(error))
+        progress.failed(cell, str(error))
     else:
-        watcher.finished(cell, result)
+        progress.finished(cell, result)
 
 
 def _stop(running: Collection[Training]) -> None:
@@ -135,10 +127,10 @@ def only_one(out: str | Path) -> Iterator[int]:
     """Hold the lock of a study's folder; its descriptor is for the trainings to hold as well."""
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
-        (Path(out) / '.lock').touch()
+        file = open(Path(out) / '.lock', 'a')  # noqa: SIM115  (closed below)
     except OSError as error:
         raise ConfigError(f'--out {str(out)!r} cannot be used: {error}') from None
-    with open(Path(out) / '.lock', 'a') as file:
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,7 +12,7 @@ from shd_vit.lab.study.cell import Cell
 
 
 class Progress:
-    """A watcher of run_cells(), and the context in which its bar is shown.
+    """Is told what run_cells() does, and the context in which its bar is shown.
 
     Args:
         cells: All of the study, whose finished ones tell how long one takes.
@@ -39,6 +39,7 @@ class Progress:
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task('', total=count)
+        self._say = console.print
         self._say(f'{count} cells to train, {len(self._minutes)} of {len(cells)} are finished')
 
     def __enter__(self) -> Progress:
@@ -80,6 +81,3 @@ class Progress:
             return ''
         minutes = fmean(self._minutes) * (self._count - self._ended) / self._jobs
         return f', about {minutes:.0f} min left' if minutes >= 1 else ', less than a minute left'
-
-    def _say(self, line: str) -> None:
-        self._bar.console.print(line)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from statistics import fmean, median, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from scipy.special import stdtrit
+from scipy.stats import sem, t
 
 from shd_vit.lab.report import Table
-from shd_vit.lab.study.plan import Study
+from shd_vit.lab.study.plan import Comparison, Study
 
 MISSING = 'n/a'
+Values = dict[int, float]  # by seed
 
 
 class Interval(NamedTuple):
@@ -27,49 +27,28 @@ def interval_95(values: list[float]) -> Interval:
     mean = fmean(values)
     if len(values) < 2:
         return Interval(mean, None, None)
-    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
+    half = float(t.ppf(0.975, len(values) - 1) * sem(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_difference(row: dict[int, float], against: dict[int, float]) -> Interval | None:
-    """Difference of two rows over the seeds that both have; None if there is no such seed.
-
-    Args:
-        row: Values by seed.
-        against: Values by seed, subtracted.
-    """
+def paired_difference(row: Values, against: Values) -> Interval | None:
+    """One row minus the other over the seeds that both have; None if there is no such seed."""
     seeds = sorted(row.keys() & against.keys())
     return interval_95([row[seed] - against[seed] for seed in seeds]) if seeds else None
 
 
-def results(study: Study, done: list[dict]) -> dict[str, object]:
-    """Cells, rows and tables.
-
-    Args:
-        done: What the finished cells gave.
-    """
+def results(study: Study, done: list[dict]) -> dict[str, Any]:
+    """Cells, rows and tables, of what the finished cells gave."""
     found = {name: [r for r in done if r['row'] == name] for name in study.rows}
     values = {
         name: {r['seed']: r['metrics'][study.metric] for r in own} for name, own in found.items()
     }
-    tables = []
-    for table in study.tables:
-        others = [name for name in table.rows if name != table.against]
-        pairs = {name: paired_difference(values[name], values[table.against]) for name in others}
-        differences = {name: pair._asdict() if pair else None for name, pair in pairs.items()}
-        tables.append(
-            dict(
-                title=table.title,
-                against=table.against,
-                rows=list(table.rows),
-                differences=differences,
-            )
-        )
     rows = {name: _row(values[name], found[name]) for name in study.rows}
+    tables = [_compared(table, values) for table in study.tables]
     return dict(metric=study.metric, cells=done, rows=rows, tables=tables)
 
 
-def _row(values: dict[int, float], done: list[dict]) -> dict[str, object]:
+def _row(values: Values, done: list[dict]) -> dict[str, Any]:
     """Mean and sample standard deviation; None where there are too few values."""
     numbers = list(values.values())
     steps = [r['step_seconds'] for r in done if r['step_seconds'] is not None]
@@ -79,6 +58,17 @@ def _row(values: dict[int, float], done: list[dict]) -> dict[str, object]:
         values={str(seed): value for seed, value in values.items()},
         step_seconds=median(steps) if steps else None,
     )
+
+
+def _compared(table: Comparison, values: dict[str, Values]) -> dict[str, Any]:
+    pairs = {
+        name: paired_difference(values[name], values[table.against])
+        for name in table.rows
+        if name != table.against
+    }
+    differences = {name: pair._asdict() if pair else None for name, pair in pairs.items()}
+    rows = list(table.rows)
+    return dict(title=table.title, against=table.against, rows=rows, differences=differences)
 
 
 def tables(values: dict) -> list[Table]:
@@ -93,9 +83,8 @@ def _table(metric: str, table: dict, rows: dict[str, dict]) -> list[list[str]]:
     lines = [['', metric, 'deviation', f'minus {table["against"]}', '95 % interval', 'by seed']]
     for name in table['rows']:
         row = rows[name]
-        is_reference = name == table['against']
         by_seed = ', '.join(map(_number, row['values'].values())) or MISSING
-        change = ['', ''] if is_reference else _change(table['differences'][name])
+        change = _change(table['differences'][name]) if name != table['against'] else ['', '']
         lines.append([name, _number(row['mean']), _number(row['deviation']), *change, by_seed])
     return lines
 

@@ -6,16 +6,15 @@ import signal
 import sys
 from pathlib import Path
 
-from shd_vit.errors import ConfigError
 from shd_vit.lab.report import as_markdown, environment, write_json
-from shd_vit.lab.study.cell import Cell
+from shd_vit.lab.study.cell import Cell, make_cells
 from shd_vit.lab.study.figure import draw
-from shd_vit.lab.study.jobs import make_cells
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import Study, read_study
 from shd_vit.lab.study.processes import run_cells
 from shd_vit.lab.study.progress import Progress
 from shd_vit.lab.study.results import results, tables
+from shd_vit.lab.study.source import need
 
 
 def run_study(
@@ -50,8 +49,13 @@ def run_study(
             print(f'{states[cell.name]:11}  {cell.name}  {cell.folder}')
         return
     chosen = [cell for cell in cells if cell.row.name in names]
-    if not reruns_changed:
-        _refuse_changed([cell for cell in chosen if states[cell.name] == 'changed'])
+    changed = [f'{c.name} in {c.folder}' for c in chosen if states[c.name] == 'changed']
+    more = f' and {len(changed) - 1} more' if len(changed) > 1 else ''
+    need(
+        reruns_changed or not changed,
+        f'trained with other settings: {"".join(changed[:1])}{more}; choose another --out, or '
+        '--rerun-changed to train anew',
+    )
     todo = [cell for cell in chosen if states[cell.name] != 'finished']
     signal.signal(signal.SIGTERM, _interrupt)  # what schedulers send
     _train(study, cells, todo, launcher, folder)
@@ -83,15 +87,6 @@ def _train(
     if progress.failures:
         print(f'Failed: {"; ".join(progress.failures)}')
         sys.exit(1)
-
-
-def _refuse_changed(changed: list[Cell]) -> None:
-    if changed:
-        raise ConfigError(
-            f'trained with other settings: {changed[0].name} in {changed[0].folder}'
-            f'{f" and {len(changed) - 1} more" if len(changed) > 1 else ""}; choose another --out, '
-            'or --rerun-changed to train anew'
-        )
 
 
 def _interrupt(*_: object) -> None:

@@ -1,10 +1,11 @@
-"""Reading a study's file into plain values: YAML, or Python that defines the same names."""
+"""Reading a study's file into plain values."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import reprlib
-import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,80 +23,58 @@ def short(value: object) -> str:
     return _short.repr(value)
 
 
-def read_source(path: str | Path) -> dict[str, Any]:
-    """The names that a study's file defines, with numbers, texts, lists and mappings as values.
+def need(right: object, message: str) -> None:
+    """Raise ConfigError with this message if what must be so is not."""
+    if not right:
+        raise ConfigError(message)
 
-    Of a Python file these are the variables that hold such values and start with a letter.
+
+def read_source(path: str | Path) -> dict[str, Any]:
+    """What a study's file defines: numbers, texts, lists and mappings by name.
 
     Raises:
         ConfigError: If the file is missing, cannot be read, or is beyond any study's size.
     """
     path = Path(path)
-    if not path.is_file() or path.suffix not in ('.yaml', '.yml', '.py'):
-        raise ConfigError(f'study {str(path)!r}: expected a .yaml or .py file')
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f'study {str(path)!r} is larger than {MAX_BYTES} bytes')
+    study = f'study {str(path)!r}'
+    need(path.is_file() and path.suffix in ('.yaml', '.yml'), f'{study}: expected a .yaml file')
+    need(path.stat().st_size <= MAX_BYTES, f'{study} is larger than {MAX_BYTES} bytes')
     try:
-        values = _of_python(path) if path.suffix == '.py' else _of_yaml(path)
+        values = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except yaml.YAMLError as error:
         where = getattr(error, 'problem_mark', None)
         line = f' line {where.line + 1}:' if where else ''
         problem = getattr(error, 'problem', None) or 'not YAML'
-        raise ConfigError(f'study {str(path)!r}:{line} {problem[:200]}') from None
+        raise ConfigError(f'{study}:{line} {problem[:200]}') from None
     except RecursionError:
-        raise ConfigError(f'study {str(path)!r} is nested too deeply') from None
-    except (Exception, SystemExit) as error:  # of Python anything; of YAML, numbers and dates
+        raise ConfigError(f'{study} is nested too deeply') from None
+    except Exception as error:  # numbers and dates that are none raise what they like
         reason = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
-        raise ConfigError(f'study {str(path)!r} cannot be read: {reason}') from None
-    if not isinstance(values, dict):
-        raise ConfigError(f'study {str(path)!r} must define rows or grids')
-    _check_plain(values)
+        raise ConfigError(f'{study} cannot be read: {reason}') from None
+    need(isinstance(values, dict), f'{study} must define rows or grids')
+    _check_plain('study', values, 0, itertools.count())
     return values
 
 
-def _of_python(path: Path) -> dict[str, object]:
-    kinds = bool | int | float | str | list | tuple | dict | None
-    return {
-        name: value
-        for name, value in runpy.run_path(str(path)).items()
-        if not name.startswith('_') and isinstance(value, kinds)
-    }
-
-
-def _of_yaml(path: Path) -> object:
-    text = path.read_text(encoding='utf-8')
-    depth = 0
-    for event in yaml.parse(text, _Loader):  # before anything is built, which recurses
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise RecursionError
-    return yaml.load(text, _Loader)
-
-
-def _check_plain(values: dict) -> None:
+def _check_plain(field: str, value: Any, depth: int, seen: Iterator[int]) -> None:
     """Refuse what is no number, text, list or mapping, and aliases that unfold without end."""
-    stack: list[tuple[str, object, int]] = [('study', values, 0)]
-    count = 0
-    while stack:
-        field, value, depth = stack.pop()
-        count += 1
-        if depth > MAX_DEPTH or count > MAX_VALUES:
-            raise ConfigError(
-                f'{field[:200]}: a study has at most {MAX_DEPTH} levels and {MAX_VALUES} values'
-            )
-        prefix = '' if depth == 0 else f'{field[:200]}.'
-        if isinstance(value, dict):
-            stack += [(f'{field}: a name', key, depth + 1) for key in value]
-            stack += [(f'{prefix}{str(k)[:80]}', v, depth + 1) for k, v in value.items()]
-        elif isinstance(value, list | tuple):
-            stack += [(f'{prefix}{i}', item, depth + 1) for i, item in enumerate(value)]
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ConfigError(f'{field} is a whole number of more than 64 bits')
-        elif isinstance(value, str) and len(value) > MAX_TEXT:
-            raise ConfigError(f'{field} is a text of more than {MAX_TEXT} letters')
-        elif not isinstance(value, str | int | float | None):
-            raise ConfigError(f'{field}={short(value)} must be a number, text, list or mapping')
+    need(
+        depth <= MAX_DEPTH and next(seen) < MAX_VALUES,
+        f'{field}: a study has at most {MAX_DEPTH} levels and {MAX_VALUES} values',
+    )
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else ():
+            _check_plain(f'{field}: a name', key, depth + 1, seen)
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            place = str(key)[:80] if depth == 0 else f'{field[:200]}.{str(key)[:80]}'
+            _check_plain(place, inner, depth + 1, seen)
+    elif isinstance(value, int):
+        need(-(2**63) <= value < 2**63, f'{field} is a whole number of more than 64 bits')
+    elif isinstance(value, str):
+        need(len(value) <= MAX_TEXT, f'{field} is a text of more than {MAX_TEXT} letters')
+    else:
+        right = value is None or isinstance(value, float)
+        need(right, f'{field}={short(value)} must be a number, text, list or mapping')
 
 
 class _Loader(yaml.SafeLoader):

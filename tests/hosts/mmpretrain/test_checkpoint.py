@@ -155,7 +155,6 @@ def test_names_fit_with_and_without_the_students_prefix():
     assert fit_names(ours, ['a']) == {'a': 1}
     assert fit_names({'a': 1}, ['student.a']) == {'student.a': 1}
     assert fit_names(ours, ours) == ours
-    assert fit_names({'module.a': 1}, ['a']) == {'a': 1}
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

@@ -16,10 +16,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from shd_vit.errors import UnsupportedAttention
-from shd_vit.functional import native
+from shd_vit.functional import native, shd
 from shd_vit.hosts.mmpretrain import BFloat16OptimWrapper
 from shd_vit.losses import ModelOutput, SHDLoss
-from shd_vit.taps import Anatomy, TapBank
+from shd_vit.taps import Anatomy, AttentionTap, TapBank
 
 # ViTKD draws a mask, so that two runs of it differ.
 LOSSES = dict(nkd=dict(type='NKDLoss'), shd=dict(type='SHDLoss'))
@@ -114,7 +114,26 @@ def test_the_core_through_inductor(dynamo, monkeypatch):
             assert_close(result, results[0], rtol=1e-5, atol=1e-7)
 
 
+def test_what_does_not_compile_runs_and_says_so_once(monkeypatch, caplog):
+    monkeypatch.setattr(native, 'kernel_error', lambda: 'no kernel')
+    monkeypatch.setattr(shd, 'compiler_error', lambda device: 'CppCompileError: /no/compiler')
+    shd._warn.cache_clear()
+    q, k, v = torch.randn(3, 1, 4, 5, 8)
+    maps = [{1: AttentionTap(x, k[:, : x.shape[1]], v, torch.eye(32), 1.0)} for x in (q[:, :2], q)]
+    values = []
+    for backend in ('torch', 'auto', 'auto'):
+        loss = SHDLoss(backend=backend)
+        loss.pairs = [(1, 1)]
+        values.append(loss(*(ModelOutput(q[:, 0, 0], tap, {}) for tap in maps), None).item())
+    assert values[0] == values[1] == values[2] > 0
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ['SHD runs without torch.compile: CppCompileError: /no/compiler']
+    shd._warn.cache_clear()
+
+
+@pytest.mark.slow
 def test_without_a_compiler_the_loss_runs_and_says_so(tmp_path):
+    """As it happens: in an environment that names no compiler."""
     code = (
         'import torch; from shd_vit.losses import SHDLoss, ModelOutput\n'
         'from shd_vit.taps import AttentionTap\n'
@@ -278,18 +297,21 @@ def test_two_processes_have_the_gradients_of_the_joint_batch(amp, tmp_path):
     is_close(torch.load(out), expected, 0.05 if amp else 1e-5)
 
 
-def test_all_modes_from_a_config(tmp_path, dynamo):
+@pytest.mark.parametrize('compiles', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_all_modes_from_a_config(compiles, tmp_path, request):
     """mmengine's own settings, one run: bfloat16, accumulation, EMA, and `compile` of the step."""
     data = fashion.write_images(tmp_path / 'data')
+    if compiles:
+        request.getfixturevalue('dynamo')
     options = {
         'optim_wrapper.type': 'BFloat16OptimWrapper',
         'optim_wrapper.accumulative_counts': 2,
         'custom_hooks': [dict(type='EMAHook')],
-        'compile': dict(backend='eager'),
+        'compile': dict(backend='eager') if compiles else False,
     }
     runner = fashion.runner('shd', tmp_path, data, options, epochs=1, batch_size=8)
     runner.train()
-    assert hasattr(runner.model.train_step, '_torchdynamo_orig_callable')
+    assert hasattr(runner.model.train_step, '_torchdynamo_orig_callable') == compiles
     losses = runner.message_hub.get_scalar('train/loss_shd').data[0]
     assert len(losses) == fashion.TRAIN // 8
     assert losses[-1] < losses[0]

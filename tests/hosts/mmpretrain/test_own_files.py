@@ -126,7 +126,7 @@ def test_the_pointer_is_written_whole_or_not_at_all(data, work, monkeypatch):
     replace = os.replace
 
     def killed(source, target):
-        if target.endswith('last_checkpoint'):
+        if str(target).endswith('last_checkpoint'):
             assert open(source).read().endswith('epoch_3.pth')  # noqa: SIM115
             raise fashion.Interrupted
         replace(source, target)

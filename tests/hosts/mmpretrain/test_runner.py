@@ -21,8 +21,15 @@ def final_weights(work_dir, epochs):
     return torch.load(work_dir / f'epoch_{epochs}.pth', weights_only=True)['state_dict']
 
 
-@pytest.mark.parametrize('seed', [0, None])
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(
+    'workers, seed',
+    [
+        (0, 0),
+        (2, None),
+        pytest.param(0, None, marks=pytest.mark.slow),
+        pytest.param(2, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_and_resumed_is_bit_identical(workers, seed, data, tmp_path):
     options = {'randomness.seed': seed}
     stopped = fashion.runner('shd', tmp_path / 'b', data, options, workers=workers, epochs=3)

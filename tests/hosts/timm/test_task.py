@@ -474,6 +474,7 @@ for name in ('mmengine', 'mmpretrain', 'mmcv'):
 """
 
 
+@pytest.mark.slow
 def test_neither_mmengine_nor_mmpretrain_is_needed():
     done = subprocess.run([sys.executable, '-c', BLOCKED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

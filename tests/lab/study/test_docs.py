@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tooling import load_tool
 
+from shd_vit.lab.study.cell import make_cells
 from shd_vit.lab.study.configs import resolve
-from shd_vit.lab.study.jobs import make_cells
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import read_study
 from shd_vit.lab.study.results import results, tables
@@ -44,7 +44,7 @@ def test_the_studies_that_the_docs_show(tmp_path, monkeypatch):
 def test_configs_of_the_projects_own_studies(path, monkeypatch):
     """Each row's config resolves, and no two rows of a study are the same training."""
     monkeypatch.chdir(ROOT)
-    texts = [resolve(row).pretty_text for row in read_study(path).rows.values()]
+    texts = [str(resolve(row).to_dict()) for row in read_study(path).rows.values()]
     assert len(set(texts)) == len(texts) > 1
 
 

@@ -67,11 +67,11 @@ def test_every_field_of_every_wrong_type(field, value, tmp_path):
     [
         (
             f'grids: {{g: {{config: a.py, options: {{{AXES}}}}}}}',
-            r'has 1e\+09 cells: at most 10000',
+            'has more than 10000 cells',
         ),
         (
             f'seeds: {list(range(4000))}\nrows: {{a: a.py, b: b.py, c: c.py}}',
-            'has 12000 cells: at most 10000',
+            'has more than 10000 cells',
         ),
         (BOMB + 'rows: {a: a.py}', 'at most 12 levels and 100000 values'),
         ('rows: {a: a.py}\noptions: &o {x: *o}', 'at most 12 levels|recursive'),
@@ -107,11 +107,3 @@ def test_other_bytes(text, tmp_path):
     (tmp_path / 'mine.yaml').write_bytes(text)
     with pytest.raises(ConfigError):
         read_study(tmp_path / 'mine.yaml')
-
-
-@pytest.mark.parametrize('text', ['1 / 0', 'import no_such_module', 'rows = [', 'raise SystemExit'])
-def test_python_that_fails(text, tmp_path):
-    (tmp_path / 'mine.py').write_text(text)
-    with pytest.raises(ConfigError, match=r'mine\.py. cannot be read: ') as error:
-        read_study(tmp_path / 'mine.py')
-    assert '\n' not in str(error.value)
