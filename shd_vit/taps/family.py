@@ -24,6 +24,7 @@ class AttentionFamily:
     """
 
     outputs: tuple[str, ...] = ()
+    is_block = False  # of the model, with all that stands beside its attention
 
     def refusal(self, attn: nn.Module) -> str | None:
         """Why the maps of ``attn`` cannot be had exactly; None if they can."""
@@ -34,7 +35,7 @@ class AttentionFamily:
         return attn.num_heads
 
     def projection(self, attn: nn.Module) -> Any:
-        """The output projection: ``proj``, ``o_proj``, ``out_proj`` or ``c_proj``; None if none."""
+        """The output projection, by one of the names in ``PROJECTIONS``; None if it has none."""
         return output_projection(attn)
 
     def out_proj(self, attn: Any) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from shd_vit.taps.families.hugging_face_masks import described, describing
 from shd_vit.taps.families.ops import add_biases, sdpa_mask
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
 from shd_vit.taps.projection import PROJECTIONS
@@ -88,7 +89,8 @@ class HuggingFaceAttention(AttentionFamily):
         is_causal = kwargs.get('is_causal')
         if is_causal is None:
             is_causal = getattr(attn, 'is_causal', True)
-        bias, seen = sdpa_mask(mask, is_causal)
+        words = described(mask)
+        bias, seen = sdpa_mask(mask, is_causal) if words is None else (None, words)
         bias = add_biases(bias, kwargs.get('position_bias'))
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         return AttentionTap(q, k, v, NO_WEIGHT, scale, bias, mask=seen)
@@ -123,4 +125,5 @@ def _register() -> None:
         return original(module, query, key, value, attention_mask, **kwargs)
 
     AttentionInterface.register(TAPPED, tapped)
-    AttentionMaskInterface.register(TAPPED, ALL_MASK_ATTENTION_FUNCTIONS[ORIGINAL])
+    masks = describing(ALL_MASK_ATTENTION_FUNCTIONS[ORIGINAL])
+    AttentionMaskInterface.register(TAPPED, masks)
