@@ -1,0 +1,1 @@
+"""Language models: how they are evaluated and looked at."""
