@@ -24,7 +24,7 @@ def main() -> None:
     )
     parser.add_argument(
         '--cache',
-        default='data/downloads',
+        default='data/packages',
         metavar='DIR',
         help='packages that were got before (default: %(default)s)',
     )

