@@ -20,6 +20,7 @@ def main() -> None:
     )
     parts = parser.add_subparsers(metavar='COMMAND', required=True)
     _perplexity(parts.add_parser('perplexity', help='validation loss and perplexity, by genre'))
+    _tune(parts.add_parser('tune', help='fine-tuning on a task: accuracy, F1, MCC, Spearman'))
     args = parser.parse_args()
     args.run(args)
 
@@ -32,6 +33,36 @@ def _perplexity(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--length', type=int, default=128, help='tokens of a window (default: 128)')
     parser.add_argument('--batch', type=int, default=32, help='windows at a time (default: 32)')
+
+
+def _tune(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=commands.tuning)
+    _common(parser)
+    parser.add_argument(
+        '--task',
+        required=True,
+        metavar='TASK',
+        help='sentiment, similarity (ratings of sentences) or spam; or a folder of .tsv files in '
+        "GLUE's form: train.tsv and others",
+    )
+    parser.add_argument(
+        '--data',
+        default='data/tasks',
+        metavar='DIR',
+        help='where tools/data/prepare_tasks.py wrote (default: %(default)s)',
+    )
+    parser.add_argument('--sets', nargs='+', metavar='SET', help='to be told (default: all)')
+    parser.add_argument('--learning-rate', type=float, default=3e-4, help='default: %(default)s')
+    parser.add_argument('--epochs', type=float, default=3, help='default: %(default)s')
+    parser.add_argument('--batch', type=int, default=32, help='default: %(default)s')
+    parser.add_argument(
+        '--length', type=int, default=128, help='tokens of a text at most (default: %(default)s)'
+    )
+    parser.add_argument('--rows', type=int, help='of training, drawn once (default: all)')
+    parser.add_argument('--eval-rows', type=int, help='of each other set, likewise (default: all)')
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[12], help='a run each (default: 12)'
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
