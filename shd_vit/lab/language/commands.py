@@ -1,4 +1,4 @@
-"""The subcommands of tools/lm_eval.py: from arguments to a table."""
+"""tools/lm_eval.py perplexity and tune: from arguments to a table."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ def tuning(args: Namespace) -> None:
     enter(args.json, 'tune', task.name, entries)
 
 
+def check_seeds(seeds: list[int]) -> None:
+    """Refuse the same run twice."""
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f'--seeds {seeds} has one twice')
+
+
 def _task(name: str, data: str) -> Task:
     """A task of tools/data/prepare_tasks.py by its name, or one in a folder."""
     if name not in SOURCES:
@@ -74,8 +80,7 @@ def _recipe(args: Namespace) -> Recipe:
         check_number(flag, getattr(args, name), positive=True, whole=True, optional=optional)
     for name in ('learning_rate', 'epochs'):
         check_number(f'--{name.replace("_", "-")}', getattr(args, name), positive=True)
-    if len(set(args.seeds)) < len(args.seeds):
-        raise ConfigError(f'--seeds {args.seeds} has one twice')
+    check_seeds(args.seeds)
     return Recipe(
         args.learning_rate, args.epochs, args.batch, args.rows, args.eval_rows, args.length
     )
