@@ -76,11 +76,11 @@ class RolloutTrainer(DistillationTrainer):
         """A tensor summed over processes."""
         return self.accelerator.reduce(x, reduction='sum')
 
-    def log_means(self, sums: dict[str, Tensor], tokens: Tensor) -> None:
-        """Have the log show means over the tokens of all processes of what was summed."""
-        joint = self.joint_sum(torch.stack([*sums.values(), tokens]).double()).tolist()
-        for name, value in zip(sums, joint[:-1], strict=True):
-            self._metrics['train'][name].append(value / max(joint[-1], 1))
+    def log_means(self, sums: dict[str, Tensor], count: Any) -> None:
+        """Have the log show sums over all processes, divided by a count that is of all."""
+        joint = self.joint_sum(torch.stack([*sums.values()]).double()) / max(float(count), 1)
+        for name, value in zip(sums, joint.tolist(), strict=True):
+            self._metrics['train'][name].append(value)
 
     def _tokenize_prompts(self, prompts: list) -> Any:
         found = super()._tokenize_prompts(prompts)
@@ -138,7 +138,7 @@ class RolloutTrainer(DistillationTrainer):
         scores = score(student, teacher, mask, self.args, self.joint_sum)
         weight = (scores[RATIO] * mask).sum()
         sums = {'reward': (teacher - student).sum(), 'importance_ratio': weight}
-        self.log_means(sums, mask.sum())
+        self.log_means(sums, self.joint_sum(mask.sum()))
         return scores
 
     def _token_log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:

@@ -29,6 +29,7 @@ class TeacherMix(LogitsProcessor):
         self.teacher, self.mask = teacher, mask
         self.share, self.temperature = share, temperature
         self._names = forward_names(teacher)
+        self._cached = 'cache' if 'cache' in self._names else 'past_key_values'  # its older name
         self._cache: Any = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -49,9 +50,9 @@ class TeacherMix(LogitsProcessor):
         if 'logits_to_keep' in self._names:
             given['logits_to_keep'] = 1
         if self._cache is not None:
-            given['past_key_values'] = self._cache
+            given[self._cached] = self._cache
         output = self.teacher(**given)
-        self._cache = output.past_key_values
+        self._cache = output[self._cached]
         return output.logits[:, -1]
 
 

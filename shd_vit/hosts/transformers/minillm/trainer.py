@@ -86,7 +86,9 @@ class MiniLLMTrainer(RolloutTrainer):
         self._sums = {}
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if self._sums:
-            self.log_means(self._sums, inputs['completion_mask'].sum())
+            # A mean over the batches of a step is then that over its tokens.
+            share = inputs['num_items_in_batch'] / self.args.gradient_accumulation_steps
+            self.log_means(self._sums, share)
         return result
 
     def _compute_loss(self, unwrapped_student: Any, inputs: Any, num_items_in_batch: Any) -> Any:
@@ -127,8 +129,7 @@ class MiniLLMTrainer(RolloutTrainer):
         ids = self.corpus.batch(number).to(loss.device)
         student = self.accelerator.unwrap_model(model)
         term = self._forward_redirection(model, student, self._corpus_loss, student, ids)
-        count = term.new_tensor(ids.numel())
-        self.log_means({'lm_loss': term.detach() * count}, count)
+        self.log_means({'lm_loss': term.detach()}, self.accelerator.num_processes)
         term = self.args.lm_weight * term / accumulated
         self.accelerator.backward(term)
         return loss + term.detach()

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 pytest.importorskip('trl')
 
-from shd_vit.hosts.transformers.minillm.objective import log_mixture, surrogate
+from shd_vit.hosts.transformers.minillm.objective import importance, log_mixture, surrogate
 from shd_vit.hosts.transformers.minillm.scoring import (
     ADVANTAGES,
     OLD,
@@ -118,6 +118,20 @@ def test_weights_of_the_token_alone_are_exact_for_one_token_and_biased_beyond():
     assert_close(single[0], plain[0], rtol=1e-10, atol=1e-12)
     weighed = expected_gradient(student, teacher, single_step=False, gamma=0.0, **settings)
     assert weighed[0].norm() > 0
+
+
+def test_exact_weights_are_products_of_what_was_drawn():
+    """Up to the token for its reward; before it for the single step, which is over the token."""
+    student, mixture = -torch.rand(2, 4).double(), -torch.rand(2, 4).double()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    found = importance(student, mixture, mask, 'exact')
+    for row, count in enumerate((4, 2)):
+        product = 1.0
+        for t in range(count):
+            assert float(found.state[row, t]) == pytest.approx(product)
+            product *= float((student - mixture)[row, t].exp())
+            assert float(found.reward[row, t]) == pytest.approx(product)
+            assert float(found.ratio[row, t]) == 1
 
 
 def test_the_clipped_surrogate_is_ppos():
