@@ -1,67 +1,76 @@
-"""Merging weights of a teacher over many images, before clamping."""
+"""Merging weights of a teacher over many samples, before clamping."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
 from shd_vit.lab.maps import merged_heads, squeeze_tap
-from shd_vit.lab.models import teacher_taps
-from shd_vit.pairing.tokens import ALL_TOKENS, KeptTokens
+from shd_vit.taps import AttentionTap
 
 Alphas = dict[int, dict[str, np.ndarray]]
 
 
-def collect_alphas(
-    distiller: ViTDistiller,
-    batches: Iterable[Tensor],
+@torch.no_grad()
+def gather_alphas(
+    heads: Mapping[int, int],
+    taps: Iterable[Mapping[int, AttentionTap]],
     num_heads: int,
     temperature: float,
-    tokens: KeptTokens = ALL_TOKENS,
 ) -> Alphas:
     """Raw alphas of every teacher layer that has more than ``num_heads`` heads.
 
     Args:
-        distiller: Whose teacher is looked at, in all layers.
-        batches: Images (B, C, h, w), normalised for the student.
+        heads: The teacher's, by layer from 1.
+        taps: By layer, a batch after the other.
         num_heads: Heads to leave.
         temperature: T_a of the maps.
-        tokens: Of the teacher, those that are compared; all by default.
 
     Returns:
-        By layer, from 1, and by pair ('1+2', '(1+2)+(3+4)'): (images,), the weight of the pair's
-        first head.
+        By layer and by pair ('1+2', '(1+2)+(3+4)'): (samples,), the weight of the pair's first
+        head.
 
     Raises:
         ConfigError: If no layer has heads to merge.
     """
-    with teacher_taps(distiller) as (bank, taps_of):
-        heads = dict(zip(bank.layers, bank.anatomy.heads, strict=True))
-        if not 1 <= num_heads < max(heads.values()):
-            raise ConfigError(
-                f'--heads {num_heads} leaves nothing to merge: the teacher has '
-                f'{max(heads.values())} heads, so 1 to one fewer are allowed'
-            )
-        passes = {layer: merged_heads(heads[layer], num_heads)[0] for layer in heads}
-        parts: dict[int, dict[str, list]] = {
-            layer: {merge.name: [] for made in every for merge in made}
-            for layer, every in passes.items()
-        }
-        for images in batches:
-            for layer, tap in taps_of(images).items():
-                raws = squeeze_tap(tokens.of(tap), num_heads, temperature).raw_alphas
-                for made, raw in zip(passes[layer], raws, strict=True):
-                    for merge, values in zip(made, raw.T, strict=True):
-                        parts[layer][merge.name].append(values.cpu().numpy())
+    if not 1 <= num_heads < max(heads.values()):
+        raise ConfigError(
+            f'--heads {num_heads} leaves nothing to merge: the teacher has '
+            f'{max(heads.values())} heads, so 1 to one fewer are allowed'
+        )
+    passes = {layer: merged_heads(heads[layer], num_heads)[0] for layer in heads}
+    parts: dict[int, dict[str, list]] = {
+        layer: {merge.name: [] for made in every for merge in made}
+        for layer, every in passes.items()
+    }
+    for batch in taps:
+        for layer, tap in batch.items():
+            raws = squeeze_tap(tap, num_heads, temperature).raw_alphas
+            for made, raw in zip(passes[layer], raws, strict=True):
+                for merge, values in zip(made, raw.T, strict=True):
+                    parts[layer][merge.name].append(values.cpu().numpy())
     return {
         layer: {name: np.concatenate(values) for name, values in pairs.items()}
         for layer, pairs in parts.items()
         if pairs
     }
+
+
+def pair_rows(alphas: Alphas, samples: str) -> list[dict]:
+    """A record a layer and pair: how many ``samples`` (their name), and :func:`summarise`."""
+    return [
+        {'layer': layer, 'pair': pair, samples: len(values), **summarise(values)}
+        for layer, pairs in alphas.items()
+        for pair, values in pairs.items()
+    ]
+
+
+def every_alpha(alphas: Alphas) -> np.ndarray:
+    """Those of all layers and pairs in one row."""
+    return np.concatenate([values for pairs in alphas.values() for values in pairs.values()])
 
 
 def summarise(values: np.ndarray) -> dict[str, float]:

@@ -17,20 +17,19 @@ COLUMNS = ((2, 4), (3, 12), (4, 32), (6, math.inf))
 SHOWN = 0.995
 
 
-def table_of(results: dict) -> Table:
+def table_of(results: dict, samples: str) -> Table:
+    """A row a layer and pair; ``samples`` says of how many of what."""
     numbers = ('mean', 'std', 'p5', 'median', 'p95')
     rows = [['layer', 'pair', 'mean', 'std', '5 %', 'median', '95 %', 'outside']]
     for row in results['pairs']:
         cells = [f'{row[name]:.3f}' for name in numbers]
         rows.append([str(row['layer']), row['pair'], *cells, f'{row["outside"]:.2%}'])
     rows.append(['all', *[''] * (1 + len(numbers)), f'{results["outside"]:.2%}'])
-    images = results['pairs'][0]['images']
-    title = f'alpha of {images} {results["split"]} images; outside: of [0, 1], before clamping'
-    return title, rows
+    return f'alpha of {samples}; outside: of [0, 1], before clamping', rows
 
 
-def draw(alphas: Alphas, results: dict, out: Path) -> None:
-    """A panel a layer, a violin a pair."""
+def draw(alphas: Alphas, results: dict, samples: str, out: Path) -> None:
+    """A panel a layer, a violin a pair; ``samples`` says of how many of what."""
     plt = pyplot()
     columns = min(len(alphas), next(c for c, most in COLUMNS if len(alphas) <= most))
     lines = math.ceil(len(alphas) / columns)
@@ -55,9 +54,8 @@ def draw(alphas: Alphas, results: dict, out: Path) -> None:
         if number + columns >= len(alphas):
             axis.set_xlabel(r'$\alpha$, weight of the first head')
             axis.tick_params(labelbottom=True)
-    images = results['pairs'][0]['images']
     figure.suptitle(
-        rf'$\alpha$ before clamping, {images} {results["split"]} images, '
+        rf'$\alpha$ before clamping, {samples}, '
         f'{results["heads"]} heads left; {results["outside"]:.1%} of all outside [0, 1]'
     )
     figure.savefig(out)

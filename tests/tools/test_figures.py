@@ -18,8 +18,9 @@ from tooling import ROOT, run_tool
 from torch.testing import assert_close
 
 from shd_vit.errors import CheckpointError, ConfigError
-from shd_vit.lab.alphas import collect_alphas, outside, summarise
+from shd_vit.lab.alphas import outside, summarise
 from shd_vit.lab.figures import check_output
+from shd_vit.lab.image_alphas import collect_alphas
 from shd_vit.lab.images import image_batches, one_image, shown_image
 from shd_vit.lab.maps import layer_maps, merged_heads
 from shd_vit.lab.models import record

@@ -8,13 +8,12 @@ python tools/analysis/alpha_distribution.py configs/fashion_mnist/shd.py --out a
 
 import argparse
 
-import numpy as np
-
 from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.lab.alphas import collect_alphas, outside, summarise
+from shd_vit.lab.alphas import every_alpha, outside, pair_rows
 from shd_vit.lab.alphas_figure import draw, table_of
 from shd_vit.lab.figures import check_output
+from shd_vit.lab.image_alphas import collect_alphas
 from shd_vit.lab.images import image_batches
 from shd_vit.lab.models import distiller_config, load_distiller, student_heads, teacher_parser
 from shd_vit.lab.report import show, write_json
@@ -35,24 +34,19 @@ def main() -> None:
     tokens = loss.alignment.teacher
     alphas = collect_alphas(distiller, batches, heads, temperature, tokens)
 
-    rows = [
-        dict(layer=layer, pair=pair, images=len(values), **summarise(values))
-        for layer, pairs in alphas.items()
-        for pair, values in pairs.items()
-    ]
-    everything = np.concatenate([v for pairs in alphas.values() for v in pairs.values()])
     results = dict(
         config=args.config,
         checkpoint=args.checkpoint or cfg.model.teacher.checkpoint,
         split=args.split,
         heads=heads,
         temperature=temperature,
-        outside=outside(everything),
-        pairs=rows,
+        outside=outside(every_alpha(alphas)),
+        pairs=pair_rows(alphas, 'images'),
     )
-    show([table_of(results)])
+    samples = f'{results["pairs"][0]["images"]} {args.split} images'
+    show([table_of(results, samples)])
     write_json(results, args.json)
-    draw(alphas, results, out)
+    draw(alphas, results, samples, out)
 
 
 def _parse() -> argparse.Namespace:

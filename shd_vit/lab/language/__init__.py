@@ -1,0 +1,1 @@
+"""Language models: how they are trained, evaluated and looked at."""

@@ -1,0 +1,24 @@
+"""Tables about texts and trainings of language models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shd_vit.lab.report import Table
+
+
+def text_table(about: dict[str, Any]) -> Table:
+    """What a text is made of: words and licence of each part, tokens of each split.
+
+    Args:
+        about: What text.json holds.
+    """
+    rows = [['part', 'source', 'licence', 'words', 'train tokens', 'validation tokens']]
+    splits = about['splits'].values()
+    for name, part in about['parts'].items():
+        spans = [split['parts'][name] for split in splits]
+        tokens = [f'{end - start:,}' for start, end in spans]
+        rows.append([name, part['source'], part['licence'], f'{part["words"]:,}', *tokens])
+    words = sum(part['words'] for part in about['parts'].values())
+    rows.append(['all', '', '', f'{words:,}', *(f'{split["tokens"]:,}' for split in splits)])
+    return f'Text, {about["vocabulary"]:,} tokens in the vocabulary', rows
