@@ -152,6 +152,7 @@ def test_a_generation_batch_is_learnt_from_several_times(tmp_path):
     """Two inner epochs of four batches, in steps of two: four steps, then new responses."""
     made = trainer(
         tmp_path,
+        train_dataset=prompts(16),
         gradient_accumulation_steps=2,
         steps_per_generation=4,
         num_iterations=2,
@@ -171,6 +172,8 @@ def test_a_generation_batch_is_learnt_from_several_times(tmp_path):
     made.compute_loss = spy
     made.train()
     assert [len(rows) for rows in drawn] == [8, 8]
+    asked = sorted(row['prompt'] for rows in drawn for row in rows)
+    assert asked == sorted(row['prompt'] for row in prompts(16))  # none left out, none twice
     assert len(seen) == 16
     for start in (0, 8):
         for step in range(4):
