@@ -15,22 +15,20 @@ class Head(NamedTuple):
     Attributes:
         weight: (V, E).
         bias: (V,), or None.
-        temperature: That logits are divided by.
     """
 
     weight: Tensor
     bias: Tensor | None
-    temperature: float
 
     @classmethod
-    def of(cls, model: Any, temperature: float) -> Head:
+    def of(cls, model: Any) -> Head:
         """That of a causal model."""
         layer = model.get_output_embeddings()
-        return cls(layer.weight, layer.bias, temperature)
+        return cls(layer.weight, layer.bias)
 
-    def log_probs(self, hidden: Tensor, ids: Tensor) -> Tensor:
+    def log_probs(self, hidden: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-probabilities (R,) of tokens (R,), each after a hidden state (R, E)."""
-        sizes = self.temperature, VOCAB_CHUNK_SIZE
+        sizes = temperature, VOCAB_CHUNK_SIZE
         nothing_more = None, 1.0, ()  # a soft cap, a scale, other outputs
         found = ChunkedLogProbFunction.apply(
             hidden, self.weight, self.bias, ids, *sizes, *nothing_more
@@ -39,19 +37,22 @@ class Head(NamedTuple):
 
 
 def divergence(
-    student: Head, hidden: Tensor, teacher: Head, taught: Tensor, *, reverse: bool
+    student: tuple[Head, Tensor],
+    teacher: tuple[Head, Tensor],
+    *,
+    reverse: bool,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """KL over the vocabulary at each place, and the student's entropy, (R,) each, in nats.
 
     Args:
-        student: With gradients.
-        hidden: (R, E) of the student.
-        teacher: Of as many tokens.
-        taught: (R, E') of the teacher.
+        student: Its head, and hidden states (R, E), with gradients.
+        teacher: The same, of as many tokens; no gradients.
         reverse: KL(student || teacher); else KL(teacher || student).
+        temperature: That the logits of both are divided by.
     """
-    ours, theirs = (student.weight, student.bias), (teacher.weight, teacher.bias)
+    (ours, hidden), (theirs, taught) = student, teacher
     kl, entropy = ChunkedDivergenceFunction.apply(
-        hidden, *ours, taught, *theirs, float(reverse), student.temperature
+        hidden, *ours, taught, *theirs, float(reverse), temperature
     )
     return kl, entropy.detach()

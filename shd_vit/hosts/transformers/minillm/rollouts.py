@@ -144,8 +144,8 @@ class RolloutTrainer(DistillationTrainer):
     def _token_log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """(B, K) of the tokens drawn, 0 at padding."""
         is_token, ids = inputs['completion_mask'].bool(), inputs['completion_ids']
-        head, hidden = Head.of(model, self.temperature), self.hidden(model, inputs)
-        found = head.log_probs(hidden[is_token], ids[is_token])
+        hidden = self.hidden(model, inputs)[is_token]
+        found = Head.of(model).log_probs(hidden, ids[is_token], self.temperature)
         return found.new_zeros(ids.shape).masked_scatter(is_token, found)
 
     def hidden(self, model: Any, inputs: dict[str, Any]) -> Tensor:

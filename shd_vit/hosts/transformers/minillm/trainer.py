@@ -97,15 +97,16 @@ class MiniLLMTrainer(RolloutTrainer):
             return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)
         is_token = inputs['completion_mask'].bool()
         scores = {n: inputs[n][is_token] for n in (OLD, ADVANTAGES, RATIO, STATE) if n in inputs}
-        hidden = self.hidden(unwrapped_student, inputs)[is_token]
-        head = Head.of(unwrapped_student, self.temperature)
-        teacher, taught = self._taught(self.hidden, inputs)
-        kl, entropy = divergence(head, hidden, teacher, taught[is_token], reverse=True)
+        head, hidden = Head.of(unwrapped_student), self.hidden(unwrapped_student, inputs)[is_token]
+        theirs, taught = self._taught(self.hidden, inputs)
+        pair = (head, hidden), (theirs, taught[is_token])
+        kl, entropy = divergence(*pair, reverse=True, temperature=self.temperature)
         terms = {}
         if self.args.single_step:
             terms['single_step'] = kl * scores.get(STATE, 1)
         if self.args.long_term:
-            log_probs = head.log_probs(hidden, inputs['completion_ids'][is_token])
+            ids = inputs['completion_ids'][is_token]
+            log_probs = head.log_probs(hidden, ids, self.temperature)
             old, advantages, ratio = scores[OLD], scores[ADVANTAGES], scores[RATIO]
             terms['long_term'] = surrogate(log_probs, old, advantages, ratio, self.args.epsilon)
         self._sums = {name: x.detach().sum() for name, x in {**terms, 'token_kl': kl}.items()}
@@ -117,7 +118,7 @@ class MiniLLMTrainer(RolloutTrainer):
         teacher = self.teacher_inside()
         with torch.no_grad():
             found = self._forward_redirection(self.teacher_model, teacher, hidden, teacher, *args)
-        return Head.of(teacher, self.temperature), found
+        return Head.of(teacher), found
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """TRL's, and then one of plain text, with a backward pass of its own."""
@@ -137,12 +138,11 @@ class MiniLLMTrainer(RolloutTrainer):
     def _corpus_loss(self, student: Any, ids: Tensor) -> Tensor:
         """Mean over the tokens of plain text (B, N) that something is before."""
         kd_ratio, inputs = self.args.kd_ratio, (ids, torch.ones_like(ids), ids.shape[1] - 1)
-        head = Head.of(student, 1.0)
+        head = Head.of(student)
         hidden = self._get_last_hidden_state(student, *inputs).flatten(0, 1)
         loss = -(1 - kd_ratio) * head.log_probs(hidden, ids[:, 1:].flatten()).mean()
         if kd_ratio:
-            teacher, taught = self._taught(self._get_last_hidden_state, *inputs)
-            teacher, taught = teacher._replace(temperature=1.0), taught.flatten(0, 1)
-            kl, _ = divergence(head, hidden, teacher, taught, reverse=False)
+            theirs, taught = self._taught(self._get_last_hidden_state, *inputs)
+            kl, _ = divergence((head, hidden), (theirs, taught.flatten(0, 1)), reverse=False)
             loss = loss + kd_ratio * kl.mean()
         return loss
