@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shd_vit.lab.language.settings import Settings
 from shd_vit.lab.report import Table
 
 
@@ -22,3 +23,20 @@ def text_table(about: dict[str, Any]) -> Table:
     words = sum(part['words'] for part in about['parts'].values())
     rows.append(['all', '', '', f'{words:,}', *(f'{split["tokens"]:,}' for split in splits)])
     return f'Text, {about["vocabulary"]:,} tokens in the vocabulary', rows
+
+
+def training_table(settings: Settings, metrics: dict[str, Any]) -> Table:
+    """A training's numbers, a line each.
+
+    Args:
+        settings: Of the run.
+        metrics: As :func:`shd_vit.lab.language.train.metrics_of` gives them.
+    """
+    rows = [['', settings.arguments['output_dir']], ['teachers', ', '.join(settings.teachers)]]
+    rows.append(['losses', ', '.join(settings.losses)])
+    rows += [[name, _number(value)] for name, value in metrics.items()]
+    return 'Training', [row for row in rows if row[1]]
+
+
+def _number(value: float) -> str:
+    return f'{value:,}' if isinstance(value, int) else f'{value:.4g}'
