@@ -17,9 +17,9 @@ from pathlib import Path
 from rich.progress import track
 
 from shd_vit.command import run_tool
-from shd_vit.data.text.instructions import load_rows
+from shd_vit.data.text.instructions import load_rows, template
 from shd_vit.data.text.sources import WORDNET
-from shd_vit.data.text.word_instructions import TASKS, make_rows, write_rows
+from shd_vit.data.text.word_instructions import TASKS, make_rows, plain, write_rows
 from shd_vit.data.text.wordnet import senses_by_word
 from shd_vit.errors import check_number
 from shd_vit.files import write_whole
@@ -36,6 +36,9 @@ def main() -> None:
     parser.add_argument('--cache', default='data/packages', help='default: %(default)s')
     for name, size in (('train', 12000), ('validation', 500), ('test', 500)):
         parser.add_argument(f'--{name}', type=int, default=size, help='rows (default: %(default)s)')
+    parser.add_argument(
+        '--plain', action='store_true', help="without Alpaca's template, for models of 128 tokens"
+    )
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     group = parser.add_argument_group('answers of a teacher')
     group.add_argument('--answers', metavar='MODEL', help='MODEL or NAME=MODEL')
@@ -57,7 +60,7 @@ def main() -> None:
 def _write(args: argparse.Namespace, out: Path) -> None:
     words = senses_by_word(WORDNET.fetch(args.cache))
     sizes = {name: getattr(args, name) for name in ('train', 'validation', 'test')}
-    rows = make_rows(words, sizes, args.seed)
+    rows = make_rows(words, sizes, args.seed, plain if args.plain else template)
     write_rows(rows, out)
     table = [['file', 'rows', *TASKS]]
     for name, own in rows.items():

@@ -82,8 +82,16 @@ TASKS = dict(
 )
 
 
+def plain(instruction: str, input: str = '') -> str:
+    """A prompt without Alpaca's template, for models that see few tokens at once."""
+    return f'{instruction}\n{input}\n' if input else f'{instruction}\n'
+
+
 def make_rows(
-    words: Mapping[str, list[Sense]], sizes: Mapping[str, int], seed: int
+    words: Mapping[str, list[Sense]],
+    sizes: Mapping[str, int],
+    seed: int,
+    prompt: Callable[[str, str], str] = template,
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of each set: {'prompt', 'output', 'task', 'word'}; an output is one text or several.
 
@@ -94,6 +102,7 @@ def make_rows(
         words: With their senses.
         sizes: Rows of each set but 'unseen', which has those of 'test'.
         seed: Of the order of words, and of the choice of instructions.
+        prompt: Makes a prompt of an instruction and an input, '' for none.
 
     Raises:
         ConfigError: If a size is none.
@@ -114,10 +123,9 @@ def make_rows(
                     f'there are words for {sum(map(len, rows.values()))} rows alone, '
                     f'not for {sum(sizes.values())}: ask for less'
                 )
-            word, (task, senses) = found
-            rows[name].append(_row(word, task, senses, draw, is_seen=True))
+            rows[name].append(_row(*found, draw, prompt, is_seen=True))
             if name == 'test':
-                rows['unseen'].append(_row(word, task, senses, draw, is_seen=False))
+                rows['unseen'].append(_row(*found, draw, prompt, is_seen=False))
     return rows
 
 
@@ -134,15 +142,20 @@ def _question(senses: list[Sense], draw: random.Random) -> tuple[str, list[Sense
 
 
 def _row(
-    word: str, name: str, senses: list[Sense], draw: random.Random, is_seen: bool
+    word: str,
+    question: tuple[str, list[Sense]],
+    draw: random.Random,
+    prompt: Callable[[str, str], str],
+    is_seen: bool,
 ) -> dict[str, Any]:
+    name, senses = question
     task = TASKS[name]
     text = draw.choice(task.seen if is_seen else task.unseen)
     instruction = text.format(kind=NAMES[senses[0].kind], word=word)
     answers = list(dict.fromkeys(x for sense in senses for x in task.answers(sense)))
-    prompt = template(instruction, senses[0].meaning if task.is_of_meaning else '')
+    text = prompt(instruction, senses[0].meaning if task.is_of_meaning else '')
     output = answers[0] if len(answers) == 1 else answers
-    return dict(prompt=prompt, output=output, task=name, word=word)
+    return dict(prompt=text, output=output, task=name, word=word)
 
 
 def write_rows(rows: Mapping[str, list[dict[str, Any]]], out: Path) -> None:

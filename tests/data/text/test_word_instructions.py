@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shd_vit.data.text.instructions import load_rows
-from shd_vit.data.text.word_instructions import SETS, TASKS, make_rows, write_rows
+from shd_vit.data.text.word_instructions import SETS, TASKS, make_rows, plain, write_rows
 from shd_vit.data.text.wordnet import Sense
 from shd_vit.errors import ConfigError, DatasetError
 
@@ -89,3 +89,12 @@ def test_bad_sizes():
         make_rows(words(), dict(train=70, validation=10, test=10), seed=0)
     with pytest.raises(ConfigError, match='--train=0 must be a whole number, above 0'):
         make_rows(words(), dict(train=0), seed=0)
+
+
+def test_plain_prompts_are_the_same_without_the_template():
+    whole, bare = (make_rows(words(), SIZES, 5, **kw)['train'] for kw in ({}, dict(prompt=plain)))
+    for row, other in zip(whole, bare, strict=True):
+        *lines, end = other['prompt'].split('\n')
+        assert end == '' and 1 <= len(lines) <= 2
+        assert all(f'{line}\n' in row['prompt'] for line in lines)
+        assert {**row, 'prompt': ''} == {**other, 'prompt': ''}

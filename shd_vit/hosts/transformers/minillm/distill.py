@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,9 +17,31 @@ class DistillMiniLLMTrainer(DistillMixin, MiniLLMTrainer):
     """MiniLLM, with distillation terms; both models are listened to, nothing is run twice.
 
     Maps and hidden states are those of prompt and response, without padding; logits those of the
-    response. Plain text has no such terms. For SHD's ``head_matching``, ``settle`` takes batches
-    of ``input_ids`` and ``attention_mask``.
+    response. Plain text has no such terms.
     """
+
+    def settle(self, batches: Iterable[Any]) -> None:
+        """Show batches to the losses that ask for it (SHD's ``head_matching``), once.
+
+        Args:
+            batches: With ``input_ids`` and ``attention_mask``; or of the trainer's own loader, rows
+                with prompts, which the student answers: of equal ones in a row, the first.
+        """
+
+        def key(batch: Any) -> Any:
+            return batch if isinstance(batch, list) else id(batch)
+
+        super().settle(self._whole(next(group)) for _, group in groupby(batches, key))
+
+    def _whole(self, batch: Any) -> Any:
+        if not isinstance(batch, list):
+            return batch
+        drawn = self._generate_and_score_completions(batch)
+        ids, mask = (
+            torch.cat([drawn[f'prompt_{what}'], drawn[f'completion_{what}']], 1)
+            for what in ('ids', 'mask')
+        )
+        return dict(input_ids=ids, attention_mask=mask)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
