@@ -67,6 +67,33 @@ def read_rows(settings: Settings, form: str, seed: int, longest: int | None) -> 
     return _of_instructions(settings.instructions, FORMS[form])
 
 
+def plain_text(
+    settings: Settings, form: str, argument: str, seed: int, longest: int | None
+) -> dict[str, Any]:
+    """The text that a trainer reads beside instructions, by the argument that takes it.
+
+    Args:
+        settings: May have both.
+        form: What the trainer is trained on, as of :func:`read_rows`.
+        argument: '' if it takes no text.
+        seed: As of :func:`read_rows`.
+        longest: As of :func:`read_rows`.
+
+    Raises:
+        ConfigError: If there is a section that the trainer does not read.
+    """
+    beside = settings.instructions if form == 'tokens' else settings.text
+    if not beside:
+        return {}
+    if not argument:
+        name = 'instructions' if form == 'tokens' else 'text'
+        raise ConfigError(f'trainer={settings.trainer!r} reads no {name}: leave that section out')
+    for name in ('random_offset', 'validation'):
+        if name in beside:
+            raise ConfigError(f'text.{name} has no effect beside instructions: leave it out')
+    return {argument: _of_text(beside, seed, longest)[0]}
+
+
 def sequences(count: int, chunks: Dataset) -> Dataset:
     """As many of the chunks, in equal steps through all of them."""
     total = len(chunks)  # type: ignore[arg-type]

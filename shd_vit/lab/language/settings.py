@@ -28,7 +28,8 @@ class Settings:
         teachers: Paths.
         text: Tokens to pre-train on: ``folder`` of tools/data/prepare_text.py, ``length`` of a
             sequence, ``random_offset`` of each epoch, and how many sequences ``validation`` takes.
-        instructions: Files of JSON lines, ``train`` and ``validation``.
+        instructions: Files of JSON lines, ``train`` and ``validation``. MiniLLM takes both: its
+            language-modelling term has ``text``, of which then ``folder`` and ``length`` count.
         tokenizer: A folder; by default that of the text, or of the model.
         trainer: Its name, a key of :data:`shd_vit.lab.language.trainers.TRAINERS`.
         losses: By name; with any, ``DistillMixin`` is added to the trainer.
@@ -135,14 +136,16 @@ def _check(settings: Settings) -> None:
     paths = settings.teachers
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise ConfigError(f'teachers={short(paths)} must be a list of paths')
-    if bool(settings.text) == bool(settings.instructions):
-        raise ConfigError('give text or instructions: one of them is trained on')
-    check_names(settings.text, TEXT, 'text')
-    check_names(settings.instructions, INSTRUCTIONS, 'instructions')
-    needed = ('text', TEXT[:2]) if settings.text else ('instructions', INSTRUCTIONS[:1])
-    for name in needed[1]:
-        if name not in getattr(settings, needed[0]):
-            raise ConfigError(f'{needed[0]}.{name} is missing')
+    if not settings.text and not settings.instructions:
+        raise ConfigError('give text or instructions: what is trained on')
+    for section, allowed, needed in (
+        ('text', TEXT, TEXT[:2]),
+        ('instructions', INSTRUCTIONS, INSTRUCTIONS[:1]),
+    ):
+        given = getattr(settings, section)
+        check_names(given, allowed, section)
+        if missing := [name for name in needed if given and name not in given]:
+            raise ConfigError(f'{section}.{missing[0]} is missing')
     if not settings.losses:
         for name in ('schedules', 'task_loss_weight', 'attention_teacher'):
             if getattr(settings, name) not in ({}, None):

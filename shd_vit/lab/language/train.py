@@ -17,7 +17,7 @@ from shd_vit.distillation import summary
 from shd_vit.errors import ConfigError, NonFiniteLoss
 from shd_vit.files import write_whole
 from shd_vit.lab.language.models import load_causal, load_tokenizer, parameters
-from shd_vit.lab.language.rows import PLAIN_CHAT, OffsetOfEpoch, read_rows
+from shd_vit.lab.language.rows import PLAIN_CHAT, OffsetOfEpoch, plain_text, read_rows
 from shd_vit.lab.language.settings import Settings
 from shd_vit.lab.language.students import INITIALISE, longest, make_student
 from shd_vit.lab.language.tables import training_table
@@ -63,6 +63,8 @@ def train(settings: Settings, resumes: bool) -> dict[str, Any]:
     minutes = (time.perf_counter() - started) / 60
     found = trainer.evaluate() if trainer.eval_dataset is not None else {}
     metrics = metrics_of(trainer, found, minutes)
+    if kind.has_teacher:  # its eval_loss is a distance from the teacher
+        metrics.pop('perplexity', None)
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_json(metrics, out / METRICS)
@@ -86,6 +88,7 @@ def make_trainer(settings: Settings, kind: TrainerKind, args: Any) -> Any:
     if validation is None and args.eval_strategy != 'no':
         raise ConfigError('arguments.eval_strategy needs instructions.validation')
     own = _of_distillation(settings, kind, teachers)
+    own |= plain_text(settings, kind.rows, kind.text, args.seed, longest(student))
     cls = kind.trainer_class(bool(settings.losses))
     try:
         trainer = cls(

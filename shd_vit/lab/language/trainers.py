@@ -24,6 +24,7 @@ class TrainerKind:
         rows: What it trains on: 'tokens', or one of :data:`shd_vit.lab.language.rows.FORMS`.
         has_teacher: Whether it takes one teacher, ``teacher_model``, and calls it.
         distilling: Its class with distillation terms; '' makes it of ``DistillMixin``.
+        text: Its argument that takes plain text beside instructions; '' where there is none.
     """
 
     trainer: str
@@ -31,6 +32,7 @@ class TrainerKind:
     rows: str
     has_teacher: bool = False
     distilling: str = ''
+    text: str = ''
 
     def arguments_class(self) -> Any:
         return _named(self.arguments)
@@ -57,7 +59,7 @@ TRAINERS = {
     ),
     'MiniLLMTrainer': TrainerKind(
         f'{OWN}:MiniLLMTrainer', f'{OWN}:MiniLLMConfig', 'prompts', True,
-        f'{OWN}:DistillMiniLLMTrainer',
+        f'{OWN}:DistillMiniLLMTrainer', 'lm_dataset',
     ),
 }  # fmt: skip
 
