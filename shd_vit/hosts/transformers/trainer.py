@@ -120,9 +120,11 @@ class DistillMixin(Host):
         Args:
             batches: Of a data loader; not touched if no loss asks.
         """
-        first, move = self.teachers.first, super()._prepare_inputs
+        first = self.teachers.first
+        move = Trainer._prepare_inputs  # not what TRL makes of it: it would draw responses
         self.distillation.settle(
-            first(self.teachers.call, first.model, move(dict(batch)), None) for batch in batches
+            first(self.teachers.call, first.model, move(self, dict(batch)), None)
+            for batch in batches
         )
 
     def compute_loss(
