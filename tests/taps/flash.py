@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from unittest import mock
 
 import torch
@@ -39,7 +40,7 @@ class Kernels:
         self.maps.append([])
         assert cu_seqlens_q.equal(cu_seqlens_k)
         out = torch.zeros_like(q)
-        for start, stop in zip(cu_seqlens_q[:-1], cu_seqlens_q[1:], strict=True):
+        for start, stop in pairwise(cu_seqlens_q):
             part = slice(start, stop)
             out[part] = self._attend(q[part], k[part], v[part], softmax_scale, causal, window_size)
         return out

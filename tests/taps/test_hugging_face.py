@@ -1,5 +1,6 @@
 """Attention functions of transformers other than SDPA: the maps that they compute, or a refusal."""
 
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -92,7 +93,7 @@ def check_sequences(taps, found, inputs):
     mask = inputs.get('attention_mask', torch.ones_like(inputs['input_ids'])).bool()
     rows = [(b, m.nonzero().flatten()) for b, m in enumerate(mask)]
     if 'position_ids' in inputs:
-        rows = [(0, torch.arange(a, b)) for a, b in zip(ENDS[:-1], ENDS[1:], strict=True)]
+        rows = [(0, torch.arange(a, b)) for a, b in pairwise(ENDS)]
     for tap, maps in zip(taps, found, strict=True):
         expected = torch.zeros(*tap.q.shape[:3], TOKENS, dtype=torch.float64)
         for (b, places), each in zip(rows, maps, strict=True):

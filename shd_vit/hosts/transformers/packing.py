@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shd_vit.errors import ConfigError
 from shd_vit.pairing import ModelOutput
 from shd_vit.taps import AttentionTap, TokenTap
 
@@ -45,7 +46,11 @@ class Packing(NamedTuple):
         return cls((first[:, None] + steps).masked_fill(~is_token, 0), is_token)
 
     def unpack(self, output: ModelOutput) -> ModelOutput:
-        """What a model left, a sequence a sample, as it would be alone with padding at its end."""
+        """What a model left, a sequence a sample, as it would be alone with padding at its end.
+
+        Raises:
+            ConfigError: If its attention saw over the ends of sequences.
+        """
         attention = {n: self._attention(tap) for n, tap in output.attention.items()}
         tokens = {n: self._tokens(tap) for n, tap in output.tokens.items()}
         return output._replace(attention=attention, tokens=tokens)
@@ -57,6 +62,11 @@ class Packing(NamedTuple):
             for x in (tap.q, tap.k, tap.v)
         )
         bias = tap.bias
+        if bias is None and tap.mask.documents is None:
+            raise ConfigError(
+                'the batch packs sequences (position_ids start anew), but attention was not told: '
+                "they see each other; call model.set_attn_implementation('sdpa')"
+            )
         if bias is not None:
             row, place = self.places // N, self.places % N
             each = bias.expand(B, bias.shape[-3] if bias.dim() > 2 else 1, N, N)

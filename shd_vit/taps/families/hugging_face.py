@@ -14,6 +14,7 @@ from shd_vit.errors import UnsupportedAttention
 from shd_vit.functional import Mask
 from shd_vit.taps.families.hugging_face_flash import flash_mask
 from shd_vit.taps.families.hugging_face_flex import flex_mask
+from shd_vit.taps.families.hugging_face_masks import described, describing
 from shd_vit.taps.families.ops import add_biases, sdpa_mask
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
 from shd_vit.taps.projection import PROJECTIONS
@@ -72,7 +73,6 @@ class HuggingFaceAttention(AttentionFamily):
         )
 
     def attach(self, attn, keep):
-        _register(attn.config._attn_implementation.removeprefix(PREFIX))
         return [_Tap(attn, keep)]
 
     @contextmanager
@@ -85,7 +85,9 @@ class HuggingFaceAttention(AttentionFamily):
         reason = self.refusal(attn)
         if reason:
             self.refuse(attn, reason)
-        with _named(config, PREFIX + used.removeprefix(PREFIX)):
+        name = used.removeprefix(PREFIX)
+        _register(name)
+        with _named(config, PREFIX + name):
             yield
 
     def read(self, attn, outputs, call):
@@ -101,8 +103,9 @@ class HuggingFaceAttention(AttentionFamily):
         is_causal = kwargs.get('is_causal')
         if is_causal is None:
             is_causal = getattr(attn, 'is_causal', True)
+        words = described(mask)
         try:
-            bias, seen = MASKS[name](q, mask, is_causal, kwargs)
+            bias, seen = MASKS[name](q, mask, is_causal, kwargs) if words is None else (None, words)
         except UnsupportedAttention as error:
             self.refuse(attn, str(error))
         if not name.startswith('flash'):  # which knows no such argument
@@ -153,5 +156,7 @@ def _register(name: str) -> None:
         with _named(module.config, name) if is_flash else nullcontext():
             return original(module, query, key, value, attention_mask, **kwargs)
 
+    masks = ALL_MASK_ATTENTION_FUNCTIONS[name]
     AttentionInterface.register(PREFIX + name, tapped)
-    AttentionMaskInterface.register(PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
+    # Flash attention makes none: its calls say what they hide.
+    AttentionMaskInterface.register(PREFIX + name, masks if is_flash else describing(masks))
