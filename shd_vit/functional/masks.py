@@ -92,6 +92,19 @@ class Mask(NamedTuple):
             seen = seen & part
         return seen.expand(*(1,) * (4 - seen.dim()), *seen.shape)
 
+    def visible_end(
+        self, batch: slice, rows: slice, keys: slice, device: torch.device
+    ) -> Tensor | None:
+        """:meth:`visible` of the last of ``keys``; the others are seen by all of these queries."""
+        first, last = rows.start + self.offset, rows.stop - 1 + self.offset
+        start = keys.start
+        is_behind = self.window is not None and keys.start <= last - self.window
+        if self.is_causal and not is_behind and self.padding is None and self.documents is None:
+            seen = min(max(start, first + 1), keys.stop)
+            if seen - start > keys.stop - seen:  # else a part is not less work than all
+                start = seen
+        return self.visible(batch, rows, slice(start, keys.stop), device)
+
     def dense(self, batch: int, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """:meth:`visible` of all queries and keys, for those who keep whole maps anyway."""
         self.check(batch, queries, keys)
