@@ -71,11 +71,19 @@ class Packing(NamedTuple):
             row, place = self.places // N, self.places % N
             each = bias.expand(B, bias.shape[-3] if bias.dim() > 2 else 1, N, N)
             bias = each[row[:, :, None], :, place[:, :, None], place[:, None]].permute(0, 3, 1, 2)
-        mask = tap.mask._replace(padding=self.is_token, documents=None)
+        mask = tap.mask._replace(
+            padding=self.is_token, documents=None, queries=self._tokens_of(tap.mask.queries)
+        )
         return tap._replace(q=q, k=k, v=v, bias=bias, mask=mask)
 
     def _tokens(self, tap: TokenTap) -> TokenTap:
-        return tap._replace(x=tap.x.flatten(0, 1)[self.places], mask=self.is_token)
+        counted = self._tokens_of(tap.mask)
+        mask = self.is_token if counted is None else counted
+        return tap._replace(x=tap.x.flatten(0, 1)[self.places], mask=mask)
+
+    def _tokens_of(self, counted: Tensor | None) -> Tensor | None:
+        """Which tokens of (B, N) count, a sequence a row: (S, L); None if all do."""
+        return None if counted is None else counted.flatten()[self.places] & self.is_token
 
 
 def count_sequences(batch: Mapping[str, Any], rows: int) -> int:
