@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
 
 from shd_vit.errors import ConfigError
+from shd_vit.functional import kd_loss
 from shd_vit.hosts.transformers import DistillMixin
 
 trl = pytest.importorskip('trl')
@@ -244,3 +245,12 @@ def test_where_gkd_samples_batches_have_equal_weights(tmp_path):
     made._joint.shares = lambda *args: shares.append(take(*args)) or shares[-1]
     made.train()
     assert shares == [dict.fromkeys(('rows', 'tokens', 'sequences'), 0.5)] * 2
+
+
+@pytest.mark.parametrize('beta, divergence', [(0.0, 'forward'), (0.5, 'jsd'), (1.0, 'reverse')])
+def test_divergences_are_those_of_gkd(beta, divergence):
+    student, teacher = torch.randn(2, 1, 6, 5)
+    labels = torch.tensor([[1, 2, -100, 3, -100, 4]])
+    theirs = GKDTrainer.generalized_jsd_loss(student, teacher, labels, beta=beta)
+    counted = labels[0] != -100
+    assert_close(kd_loss(student[0, counted], teacher[0, counted], 1.0, divergence), theirs)
