@@ -76,4 +76,6 @@ def _rows(*taps: AttentionTap) -> Tensor | None:
             counted_BHN = counted_rows(bias).broadcast_to(tap.q.shape[:3])
             counted_BN = counted_BHN.all(dim=1)
             rows_BN = counted_BN if rows_BN is None else rows_BN & counted_BN
+        if (queries_BN := tap.mask.queries) is not None:
+            rows_BN = queries_BN if rows_BN is None else rows_BN & queries_BN
     return rows_BN

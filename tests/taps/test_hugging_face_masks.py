@@ -21,13 +21,15 @@ POSITIONS = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4], [5, 6, 0, 0, 1, 2, 3, 4, 
 
 @pytest.fixture(autouse=True)
 def registered():
-    hugging_face._register()
+    hugging_face._register('sdpa')
 
 
 def make(kind, window=4, padding=None, positions=None, **more):
     """A mask of a model whose attention is tapped."""
     config = types.SimpleNamespace(
-        _attn_implementation=hugging_face.TAPPED, sliding_window=window, attention_chunk_size=window
+        _attn_implementation=f'{hugging_face.PREFIX}sdpa',
+        sliding_window=window,
+        attention_chunk_size=window,
     )
     if 'bidirectional' not in kind:
         more.update(cache=None, position_ids=positions)
