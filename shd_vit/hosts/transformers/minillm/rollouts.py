@@ -61,6 +61,12 @@ class RolloutTrainer(DistillationTrainer):
             self._buffered_inputs = self._split(shuffle_sequence_dict(drawn))
         return self._buffered_inputs[number % steps]
 
+    def step_batches(self, batches: list[Any]) -> list[Any]:
+        """Those of this step, of a generation batch."""
+        accumulated = self.args.gradient_accumulation_steps
+        start = self.batch_number % self.args.generation_steps // accumulated * accumulated
+        return batches[start : start + accumulated]
+
     @property
     def batch_number(self) -> int:
         """Of this process's batches, from 0; a resumed run counts on."""

@@ -26,7 +26,7 @@ made = trainer(
     llama(),
     gpt2(),
     cls=Given,
-    losses=dict(shd=dict(backend='torch', weight=0.0)),
+    losses=dict(shd=dict(backend='torch'), cor=True),
     train_dataset=datasets.Dataset.from_list([dict(prompt=f'w{n} w{n}') for n in range(8)]),
     lm_dataset=TEXT,
     shuffle_dataset=False,
