@@ -1,5 +1,6 @@
 """Run by torchrun: steps of MiniLLM on two processes; the first writes what it has learned."""
 
+import os
 import sys
 
 import torch
@@ -39,7 +40,7 @@ made = trainer(
     optim='sgd',
     learning_rate=0.5,
     max_grad_norm=0.0,
-    ddp_backend='gloo',
+    ddp_backend='gloo' if 'RANK' in os.environ else None,  # by torchrun
 )
 made.train()
 if made.is_world_process_zero():
