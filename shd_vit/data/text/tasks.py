@@ -23,13 +23,14 @@ LABELS = ('label', 'gold_label', 'is_duplicate', 'Quality')
 SCORE = 'score'  # a number, to be told as such
 COLA = ('source', 'label', 'mark', 'sentence')  # the names of columns that CoLA's files leave out
 TRAIN = 'train'
+ORDER = (TRAIN, 'val', 'dev', 'test')  # of sets; others come after
 
 
 class Rows(NamedTuple):
     """Texts, those of two sentences joined by a line break, and of each the class or the score."""
 
     texts: list[str]
-    targets: list[int] | list[float]
+    targets: list[Any]
 
 
 class Task(NamedTuple):
@@ -65,7 +66,8 @@ def load_task(folder: str | Path) -> Task:
             naming it.
     """
     folder = Path(folder)
-    files = {p.stem: p for p in sorted(folder.glob('*')) if p.suffix in ('.tsv', '.jsonl')}
+    found = sorted(folder.glob('*'), key=lambda path: (_place(path.stem), path.name))
+    files = {path.stem: path for path in found if path.suffix in ('.tsv', '.jsonl')}
     if TRAIN not in files:
         raise DatasetError(f'{str(folder)!r} has no train.tsv or train.jsonl to learn from')
     read = {name: _labelled(path) for name, path in files.items()}
@@ -154,6 +156,11 @@ def _score(text: str, path: Path) -> float:
     if not math.isfinite(value):
         raise DatasetError(f'{str(path)!r} has the score {text!r}, which is no number')
     return value
+
+
+def _place(name: str) -> int:
+    """Where a set stands: what is most alike to training first."""
+    return next((i for i, start in enumerate(ORDER) if name.startswith(start)), len(ORDER))
 
 
 def _by_value(label: str) -> tuple[int, str]:

@@ -11,11 +11,11 @@ WORDS = 50
 
 
 def tokenizer(words=WORDS):
-    """Words w0, w1, ...; w0 is padding and w1 ends a text."""
-    inside = Tokenizer(models.WordLevel({f'w{n}': n for n in range(words)}, unk_token='w2'))
+    """Words w00, w01, ...; w00 is padding and w01 ends a text. None begins with another."""
+    inside = Tokenizer(models.WordLevel({f'w{n:02d}': n for n in range(words)}, unk_token='w02'))
     inside.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=inside, pad_token='w0', eos_token='w1', unk_token='w2'
+        tokenizer_object=inside, pad_token='w00', eos_token='w01', unk_token='w02'
     )
 
 
