@@ -37,8 +37,10 @@ class JointBatch:
             batch: One of ``accumulated``.
             accumulated: Batches of a step.
         """
-        # TRL's DistillationTrainer makes those of a step at once.
+        # TRL's DistillationTrainer makes those of a step at once, MiniLLMTrainer those of several.
         made = getattr(self.trainer, '_buffered_inputs', None)
+        if made is not None and (own := getattr(self.trainer, 'step_batches', None)) is not None:
+            made = own(made)
         joint = self._counts if made is None else self._count(made)
         if joint is None:
             return dict.fromkeys(MEANS, 1 / accumulated)
