@@ -151,6 +151,17 @@ def rotary_grouped() -> Case:
     return Case(Layer(), lambda model: model(x))
 
 
+def mdt() -> Case:
+    """A pass with masks, as the side block runs in no other."""
+    from shd_vit.hosts.diffusers.mdt import MDTv2Model, draw_kept
+
+    sizes = dict(num_layers=6, decoder_layers=2, sample_size=8, patch_size=2, num_embeds_ada_norm=3)
+    model = randomised(MDTv2Model(num_attention_heads=3, attention_head_dim=8, **sizes))
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 3])
+    kept = draw_kept(2, 16)
+    return Case(model, lambda model: model(*inputs, kept).sample)
+
+
 CAUSAL = torch.ones(6, 6).triu(1).bool()
 PADDED = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 
@@ -206,6 +217,7 @@ ZOO: dict[str, Callable[[], Case]] = {
     'LLaMA, grouped heads': lambda: llama(None),
     'LLaMA, left padding': lambda: llama('left'),
     'LLaMA, right padding': lambda: llama('right'),
+    'MDTv2, masked': mdt,
 }
 
 

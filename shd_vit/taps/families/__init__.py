@@ -3,6 +3,7 @@
 from shd_vit.taps.families import (  # noqa: F401
     beit,
     hugging_face,
+    mdt,
     mmpretrain,
     swin,
     timm,
