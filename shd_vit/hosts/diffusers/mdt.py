@@ -15,7 +15,12 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_2d_sincos_pos_embed
+from diffusers.models.embeddings import (
+    LabelEmbedding,
+    TimestepEmbedding,
+    Timesteps,
+    get_2d_sincos_pos_embed,
+)
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
@@ -87,7 +92,8 @@ class MDTv2Model(ModelMixin, ConfigMixin):
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.frequencies = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(256, width)
-        self.label = nn.Embedding(num_embeds_ada_norm + 1, width)
+        self.label = LabelEmbedding(num_embeds_ada_norm, width, dropout_prob=0.1)
+        self.label.dropout_prob = 0.0  # it had to be above 0 for a null class
         self.register_buffer('relative', relative_index(self.grid), persistent=False)
 
         def blocks(count: int, has_skip: bool = False) -> nn.ModuleList:
@@ -189,9 +195,9 @@ class MDTv2Model(ModelMixin, ConfigMixin):
         position = get_2d_sincos_pos_embed(self.position.shape[-1], self.grid, base_size=self.grid)
         for parameter in (self.position, self.decoder_position):
             parameter.data.copy_(position)
-        for weight in (self.label.weight, self.time.linear_1.weight, self.time.linear_2.weight):
+        embedders = self.label.embedding_table, self.time.linear_1, self.time.linear_2
+        for weight in (*(m.weight for m in embedders), self.mask_token):
             nn.init.normal_(weight, std=0.02)
-        nn.init.normal_(self.mask_token, std=0.02)
         blocks = [m.modulation for m in self.modules() if isinstance(m, MDTBlock)]
         for linear in (*blocks, self.modulation, self.head):
             nn.init.zeros_(linear.weight)

@@ -20,7 +20,7 @@ _NAMES = (
     (r'^decoder_pos_embed$', 'decoder_position'),
     (r'^t_embedder\.mlp\.0\.', 'time.linear_1.'),
     (r'^t_embedder\.mlp\.2\.', 'time.linear_2.'),
-    (r'^y_embedder\.embedding_table\.', 'label.'),
+    (r'^y_embedder\.', 'label.'),
     (r'^en_inblocks\.', 'encoder_in.'),
     (r'^en_outblocks\.', 'encoder_out.'),
     (r'^de_blocks\.', 'decoder.'),

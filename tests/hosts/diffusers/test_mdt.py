@@ -192,7 +192,7 @@ def authors_layout(net):
         'patches': 'x_embedder.proj',
         'time.linear_1': 't_embedder.mlp.0',
         'time.linear_2': 't_embedder.mlp.2',
-        'label': 'y_embedder.embedding_table',
+        'label': 'y_embedder',
         'modulation': 'final_layer.adaLN_modulation.1',
         'head': 'final_layer.linear',
     }
@@ -212,5 +212,5 @@ def test_weights_in_the_authors_layout_load():
 def test_weights_of_another_size_are_refused_by_name():
     with pytest.raises(CheckpointError, match=r'decoder\.2.*the model has none'):
         load_authors_weights(model(), authors_layout(model(num_layers=7, decoder_layers=3)))
-    with pytest.raises(CheckpointError, match=r'label\.weight: the model has'):
+    with pytest.raises(CheckpointError, match=r'label\.embedding_table\.weight: the model has'):
         load_authors_weights(model(), authors_layout(model(num_embeds_ada_norm=9)))
