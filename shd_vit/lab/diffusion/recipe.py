@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,8 @@ def load_model(folder: str | Path) -> nn.Module:
     for inner in ('.', 'model', 'transformer'):
         place = Path(folder, inner)
         if (place / 'config.json').is_file():
-            config: Any = diffusers.ConfigMixin.load_config(str(place))
-            return find(config['_class_name']).from_pretrained(str(place))
+            config = json.loads((place / 'config.json').read_text(encoding='utf-8'))
+            return find(config.get('_class_name')).from_pretrained(str(place))
     raise ConfigError(f'{folder} holds no model: neither config.json nor model/config.json')
 
 
