@@ -40,6 +40,8 @@ def every_window(bias, tap):
 
 
 def projection_bias(attn):
+    if hasattr(attn, 'to_out'):
+        return attn.to_out[0].bias  # of diffusers
     names = ('proj', 'o_proj', 'out_proj', 'c_proj')
     return next(getattr(attn, name).bias for name in names if hasattr(attn, name))
 
@@ -50,15 +52,18 @@ def test_taps_hold_the_maps_and_give_the_output_of_the_layer(family):
     case = ZOO[family]()
     case.model.eval()
     bank = TapBank(case.model)
-    outputs = []
-    for layer in bank.anatomy.layers:
+    ran = []  # layers by number, in the order in which they run, with their outputs
+    for number, layer in enumerate(bank.anatomy.layers):
         layer.attn.register_forward_hook(
-            lambda module, args, output: outputs.append(output), prepend=True
+            lambda module, args, output, number=number: ran.append((number, output)), prepend=True
         )
     with actual_maps(case.model) as maps:
         case.run(case.model)
-    outputs.clear()
+    maps = [each for each in maps if each.shape[-2] == each.shape[-1]]  # no cross-attention
+    order = sorted(range(len(ran)), key=lambda place: ran[place][0])
+    ran.clear()
     taps, _ = tapped(case, bank)
+    maps, outputs = [maps[place] for place in order], [ran[place][1] for place in order]
     assert len(taps) == len(maps) == len(outputs) == len(bank.anatomy.layers)
     for tap, actual, output, layer in zip(taps, maps, outputs, bank.anatomy.layers, strict=True):
         ours, rows = maps_of(tap), rows_of(tap)
@@ -109,7 +114,10 @@ def test_gradients_reach_what_the_maps_are_made_from(family):
     sum(maps_of(tap).square().sum() for tap in taps).backward()
     layer = TapBank(case.model).anatomy.layers[0].attn
     for name, parameter in layer.named_parameters():
-        if any(part in name for part in ('qkv.weight', 'in_proj_weight', 'q_proj.weight', 'table')):
+        if any(
+            part in name
+            for part in ('qkv.weight', 'in_proj_weight', 'q_proj.weight', 'to_q.weight', 'table')
+        ):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 

@@ -138,9 +138,9 @@ class DiffusionDistiller(nn.Module):
             check_pair(student, teacher)
             check_schedules(scheduler, teacher_scheduler or scheduler)
             planned = {n: read_schedule(c, f'schedules.{n}') for n, c in (schedules or {}).items()}
+            given = [p.losses if p.losses is not None else losses or {} for p in self.passes]
             self.distillations = [
-                Distillation(build_losses(p.losses or losses or {}), student, teacher, planned)
-                for p in self.passes
+                Distillation(build_losses(own), student, teacher, planned) for own in given
             ]
         for distillation in self._used:
             check_losses(distillation)

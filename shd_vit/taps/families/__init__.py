@@ -2,6 +2,7 @@
 
 from shd_vit.taps.families import (  # noqa: F401
     beit,
+    diffusers,
     hugging_face,
     mdt,
     mmpretrain,

@@ -31,8 +31,11 @@ def mdt(heads=2, layers=6, decoder=4, seed=0):
 def distiller(student=None, teacher=None, **options):
     student, teacher = student or mdt(), teacher or mdt(4, 10, 2, seed=1)
     scheduler = DDPMScheduler(variance_type='learned_range')
-    passes = mdt_passes(student, teacher, **(options or dict(losses=SHD)))
-    return DiffusionDistiller(student, teacher, scheduler, label_dropout=0.5, passes=passes)
+    losses = dict(losses=SHD) | options
+    passes = mdt_passes(student, teacher, **losses)
+    return DiffusionDistiller(
+        student, teacher, scheduler, losses['losses'], label_dropout=0.5, passes=passes
+    )
 
 
 def batch():
