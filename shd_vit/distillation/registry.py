@@ -113,6 +113,7 @@ for _short, _cls in dict(
     vitkd=losses.ViTKDLoss,
     nkd=losses.NKDLoss,
     kd=losses.KDLoss,
+    output=losses.OutputLoss,
     vkd=losses.VkDLoss,
     fd=losses.FeatureProjectorLoss,
     cor=losses.SelfCorrelationLoss,

@@ -13,6 +13,7 @@ from shd_vit.taps import Anatomy
 if TYPE_CHECKING:
     from shd_vit.distillation.step import Distillation
 
+LISTED = 4  # of what is left out; a model may have cross-attention in every block
 _HEADINGS = ('', 'class', 'parameters', 'layers', 'heads', 'prefix tokens')
 
 
@@ -55,7 +56,9 @@ def _model_row(anatomy: Anatomy) -> tuple[str, ...]:
 def _left_out(anatomy: Anatomy) -> str:
     """Attention that no loss can ask for; of a model whose layers are read."""
     try:
-        return ', '.join(anatomy.left_out) if anatomy.depth else ''
+        names = anatomy.left_out if anatomy.depth else []
+        more = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
+        return ', '.join(names[:LISTED]) + more
     except UnsupportedAttention:
         return ''
 

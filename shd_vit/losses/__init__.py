@@ -4,6 +4,7 @@ from shd_vit.losses.attention_transfer import AttentionTransferLoss
 from shd_vit.losses.base import DistillationLoss
 from shd_vit.losses.feature_projector import FeatureProjectorLoss
 from shd_vit.losses.logits import KDLoss, NKDLoss
+from shd_vit.losses.output import OutputLoss
 from shd_vit.losses.self_correlation import SelfCorrelationLoss
 from shd_vit.losses.shd import SHDLoss
 from shd_vit.losses.vitkd import ViTKDLoss
@@ -18,6 +19,7 @@ __all__ = [
     'ModelOutput',
     'NKDLoss',
     'Needs',
+    'OutputLoss',
     'SHDLoss',
     'SelfCorrelationLoss',
     'ViTKDLoss',

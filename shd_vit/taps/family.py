@@ -30,6 +30,10 @@ class AttentionFamily:
         """Why the maps of ``attn`` cannot be had exactly; None if they can."""
         return None
 
+    def is_cross(self, attn: nn.Module) -> bool:
+        """Whether it is cross-attention: no layer of its model, but named as left out."""
+        return False
+
     def num_heads(self, attn: Any) -> int:
         """Number of attention heads."""
         return attn.num_heads

@@ -37,8 +37,9 @@ def find_attention(model: nn.Module, role: str) -> tuple[list[Found], list[Found
         role: How refusals name it.
 
     Returns:
-        What stands in lists of blocks, and what stands outside (an attention pool, say). Of a model
-        that has no attention in such a list that a family reads, all is of the first kind.
+        What stands in lists of blocks, and what is left out: what stands outside (an attention
+        pool, say) and cross-attention. Of a model that has no attention in such a list that a
+        family reads, all but cross-attention is of the first kind.
     """
     found: list[Found] = []
     inside: str | tuple[()] = ()
@@ -58,10 +59,16 @@ def find_attention(model: nn.Module, role: str) -> tuple[list[Found], list[Found
         each.name: any(part.isdigit() for part in names[shared:])
         for each, names in zip(found, parents, strict=True)
     }
+    crossing = [each for each in found if _is_cross(each)]
+    found = [each for each in found if not _is_cross(each)]
     if not any(each.family is not None and is_listed[each.name] for each in found):
-        return found, []
+        return found, crossing
     listed = [each for each in found if is_listed[each.name]]
-    return listed, [each for each in found if not is_listed[each.name]]
+    return listed, [each for each in found if not is_listed[each.name]] + crossing
+
+
+def _is_cross(found: Found) -> bool:
+    return found.family is not None and found.family.is_cross(found.module)
 
 
 def _look_at(name: str, module: nn.Module, role: str) -> Found | None:

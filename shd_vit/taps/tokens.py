@@ -15,6 +15,8 @@ _LEARNED = dict(
     dist=('dist_token', 'distillation_token'),  # timm, mmpretrain; transformers
     reg=('reg_token', 'register_tokens'),  # timm; transformers
 )
+# Of diffusers, whose tokens are patches alone, and which do not say so.
+_PATCHES_ALONE = ('DiTTransformer2DModel', 'PixArtTransformer2DModel')
 _COUNTS = ('num_prefix_tokens', 'num_extra_tokens')  # timm; mmpretrain
 
 
@@ -50,6 +52,8 @@ def find_segments(module: nn.Module) -> tuple[Segment, ...] | None:
     stated = getattr(module, 'token_segments', None)
     if stated is not None:
         return tuple(Segment(*segment) for segment in stated)
+    if any(cls.__name__ in _PATCHES_ALONE for cls in type(module).__mro__):
+        return (Segment(PATCHES, None),)
     names, count = learned_prefix(module), declared_prefix(module)
     if count is not None and count != len(names):
         return Segment(None, count), Segment(PATCHES, None)

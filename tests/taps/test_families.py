@@ -24,7 +24,14 @@ def tapped(case, bank=None):
 
 
 ATTENTION_WEIGHTS = (
-    *('qkv.weight', 'in_proj.weight', 'in_proj_weight', 'q_proj.weight', 'Wqkv.weight'),
+    *(
+        'qkv.weight',
+        'in_proj.weight',
+        'in_proj_weight',
+        'q_proj.weight',
+        'Wqkv.weight',
+        'to_q.weight',
+    ),
     *('table', 'attention_biases', 'rel_pos', 'logit_scale', 'cpb_mlp.2.weight'),
 )
 
@@ -49,6 +56,8 @@ def every_window(bias, tap):
 
 
 def projection_of(attn):
+    if hasattr(attn, 'to_out'):
+        return attn.to_out[0]  # of diffusers
     names = ('proj', 'o_proj', 'out_proj', 'c_proj', 'Wo')
     return next(getattr(attn, name) for name in names if hasattr(attn, name))
 
@@ -74,15 +83,18 @@ def test_taps_hold_the_maps_and_give_the_output_of_the_layer(family):
     case = ZOO[family]()
     case.model.eval()
     bank = TapBank(case.model)
-    outputs = []
-    for layer in bank.anatomy.layers:
+    ran = []  # layers by number, in the order in which they run, with their outputs
+    for number, layer in enumerate(bank.anatomy.layers):
         layer.attn.register_forward_hook(
-            lambda module, args, output: outputs.append(output), prepend=True
+            lambda module, args, output, number=number: ran.append((number, output)), prepend=True
         )
     with actual_maps(case.model) as maps:
         case.run(case.model)
-    outputs.clear()
+    maps = [each for each in maps if each.shape[-2] == each.shape[-1]]  # no cross-attention
+    order = sorted(range(len(ran)), key=lambda place: ran[place][0])
+    ran.clear()
     taps, _ = tapped(case, bank)
+    maps, outputs = [maps[place] for place in order], [ran[place][1] for place in order]
     assert len(taps) == len(maps) == len(outputs) == len(bank.anatomy.layers)
     for tap, actual, output, layer in zip(taps, maps, outputs, bank.anatomy.layers, strict=True):
         ours, rows = maps_of(tap), rows_of(tap)

@@ -244,6 +244,126 @@ def rotary_grouped() -> Case:
     return Case(Layer(), lambda model: model(x))
 
 
+def mdt() -> Case:
+    """A pass with masks, as the side block runs in no other."""
+    from shd_vit.hosts.diffusers.mdt import MDTv2Model, draw_kept
+
+    sizes = dict(num_layers=6, decoder_layers=2, sample_size=8, patch_size=2, num_embeds_ada_norm=3)
+    model = randomised(MDTv2Model(num_attention_heads=3, attention_head_dim=8, **sizes))
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 3])
+    kept = draw_kept(2, 16)
+    return Case(model, lambda model: model(*inputs, kept).sample)
+
+
+def dit() -> Case:
+    import diffusers
+
+    model = diffusers.DiTTransformer2DModel(
+        num_attention_heads=3,
+        attention_head_dim=8,
+        in_channels=2,
+        num_layers=3,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=5,
+    )
+    x, t, y = torch.randn(2, 2, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 5])
+    return Case(diffused(model), lambda m: m(x, timestep=t, class_labels=y, return_dict=False))
+
+
+def pixart(mask: bool = False) -> Case:
+    """Self-attention on 16 tokens, of which 5 may be padding, cross-attention to 5 of a text."""
+    import diffusers
+
+    model = diffusers.PixArtTransformer2DModel(
+        num_attention_heads=3,
+        attention_head_dim=8,
+        in_channels=2,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        cross_attention_dim=24,
+        caption_channels=6,
+        use_additional_conditions=False,
+    )
+    given = dict(timestep=torch.tensor([3, 700]), encoder_hidden_states=torch.randn(2, 5, 6))
+    given['added_cond_kwargs'] = dict(resolution=None, aspect_ratio=None)
+    if mask:
+        given['attention_mask'] = torch.ones(2, 16)
+        given['attention_mask'][1, 11:] = 0
+    x = torch.randn(2, 2, 8, 8)
+    return Case(diffused(model), lambda m: m(x, return_dict=False, **given))
+
+
+def latte() -> Case:
+    """Blocks over 4 tokens of 3 frames, and over 3 frames of 4 tokens."""
+    import diffusers
+
+    model = diffusers.LatteTransformer3DModel(
+        num_attention_heads=3,
+        attention_head_dim=8,
+        in_channels=2,
+        num_layers=2,
+        sample_size=4,
+        patch_size=2,
+        cross_attention_dim=24,
+        caption_channels=6,
+        video_length=3,
+    )
+    given = dict(timestep=torch.tensor([3, 700]), encoder_hidden_states=torch.randn(2, 5, 6))
+    x = torch.randn(2, 2, 3, 4, 4)
+    return Case(diffused(model), lambda m: m(x, return_dict=False, **given))
+
+
+def wan() -> Case:
+    """Rotary positions on 2 frames of 4 tokens; cross-attention to 5 of a text."""
+    import diffusers
+
+    model = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=2,
+        out_channels=2,
+        text_dim=6,
+        freq_dim=8,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=16,
+    )
+    given = dict(timestep=torch.tensor([3, 700]), encoder_hidden_states=torch.randn(2, 5, 6))
+    x = torch.randn(2, 2, 2, 4, 4)
+    return Case(diffused(model), lambda m: m(x, return_dict=False, **given))
+
+
+def z_image() -> Case:
+    """Blocks over an image, over a text and over both in one sequence, padded."""
+    import diffusers
+
+    model = diffusers.ZImageTransformer2DModel(
+        in_channels=2,
+        dim=24,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=6,
+        axes_dims=[4, 4, 4],
+        axes_lens=[128, 64, 64],
+    )
+    images = [torch.randn(2, 1, 4, 4), torch.randn(2, 1, 8, 16)]
+    texts, t = [torch.randn(5, 6), torch.randn(40, 6)], torch.tensor([0.1, 0.7])
+    return Case(diffused(model), lambda m: m(images, t, texts, return_dict=False))
+
+
+def diffused(model: nn.Module) -> nn.Module:
+    """Weights that start at 0, as gates do, away from it; adaLN gates would hide what is wrong."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 CAUSAL = torch.ones(6, 6).triu(1).bool()
 PADDED = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 
@@ -345,12 +465,21 @@ ZOO: dict[str, Callable[[], Case]] = {
     ),
     'ModernBERT, local and global layers': lambda: modern_bert(None),
     'ModernBERT, right padding': lambda: modern_bert('right'),
+    'MDTv2, masked': mdt,
+    'DiT': dit,
+    'PixArt': pixart,
+    'PixArt, padding': lambda: pixart(mask=True),
+    'Latte': latte,
+    'Wan': wan,
+    'Z-Image': z_image,
 }
 
 
-def softmax_of_sdpa(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **kwargs):
+def softmax_of_sdpa(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **kwargs
+):
     """What scaled dot-product attention weighs values with, by its documentation, in float64."""
-    q, k = q.double(), k.double()
+    q, k = query.double(), key.double()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:

@@ -2,8 +2,10 @@
 
 from shd_vit.taps.families import (  # noqa: F401
     beit,
+    diffusers,
     hiera,
     hugging_face,
+    mdt,
     mmpretrain,
     no_maps,
     parallel,

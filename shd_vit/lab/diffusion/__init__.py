@@ -1,0 +1,1 @@
+"""Training, sampling and scoring of diffusion transformers, for tools/dit_*.py."""

@@ -1,0 +1,170 @@
+"""Samples of several models from the same noise, in files and in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
+from torch import Tensor
+from tqdm import tqdm
+
+from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.files import write_whole
+from shd_vit.hosts.diffusers.checks import fact
+from shd_vit.hosts.diffusers.labels import count_labels
+from shd_vit.hosts.diffusers.sampling import Guidance, in_batches, sample
+from shd_vit.lab.diffusion.recipe import load_model, load_scheduler
+from shd_vit.lab.figures import pyplot
+
+SAMPLERS = dict(ddpm=DDPMScheduler, ddim=DDIMScheduler)
+
+
+def draw(
+    folder: str,
+    per_class: int,
+    *,
+    steps: int,
+    sampler: str,
+    guidance: Guidance,
+    batch_size: int,
+    seed: int,
+    vae: str | None = None,
+    device: torch.device,
+    precision: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Pictures of a trained model: uint8 (n, h, w, channels), and labels (n,), class after class.
+
+    Noise depends on the seed and the picture alone: model after model gets the same.
+
+    Args:
+        folder: That ``tools/dit_train.py`` has written.
+        per_class: Pictures of each class.
+        steps: Of the sampler.
+        sampler: 'ddpm' or 'ddim'.
+        guidance: See :class:`Guidance`.
+        batch_size: Pictures at a time.
+        seed: Of noise.
+        vae: Folder of the ``AutoencoderKL`` that decodes latents; None for pixels.
+        device: To draw on.
+        precision: Of autocast; None is float32.
+
+    Raises:
+        ConfigError: If the folder has no model or scheduler, or channels that are no picture's.
+    """
+    model, trained = load_model(folder).to(device).eval(), load_scheduler(folder)
+    if trained is None:
+        raise ConfigError(f'{folder}/scheduler is missing: which noise the model knows is unknown')
+    scheduler = SAMPLERS[sampler].from_config(trained.config)
+    channels, size, classes = (
+        fact(model, 'in_channels'),
+        fact(model, 'sample_size'),
+        count_labels(model),
+    )
+    decoder = None if vae is None else _decoder(vae, device)
+    if decoder is None and channels not in (1, 3):
+        raise ConfigError(f'{folder} makes latents of {channels} channels: give --vae')
+    labels = torch.arange(classes or 1).repeat_interleave(per_class)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(labels), channels, size, size, generator=generator)
+    parts = []
+    for rows in tqdm(
+        list(in_batches(len(labels), batch_size)), desc=Path(folder).name, leave=False
+    ):
+        with torch.autocast(device.type, precision, enabled=precision is not None):
+            x = sample(
+                model,
+                scheduler,
+                noise[rows].to(device),
+                None if classes is None else labels[rows].to(device),
+                steps,
+                guidance,
+                generator,
+            )
+            x = x if decoder is None else decoder(x)
+        parts.append(to_bytes(x).permute(0, 2, 3, 1).cpu())
+    return torch.cat(parts), labels
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """Pixels in [-1, 1] as uint8."""
+    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _decoder(folder: str, device: torch.device) -> Any:
+    vae: Any = AutoencoderKL.from_pretrained(folder).to(device).eval()
+
+    @torch.no_grad()
+    def decode(latents: Tensor) -> Tensor:
+        return vae.decode(latents / vae.config.scaling_factor).sample
+
+    return decode
+
+
+def save_samples(path: Path, images: Tensor, labels: Tensor) -> None:
+    """Pictures (n, h, w, channels) and labels as .npz, in the form that ADM's evaluator reads."""
+    with write_whole(path) as part, open(part, 'wb') as file:
+        np.savez(file, arr_0=images.numpy(), arr_1=labels.numpy())
+
+
+def load_samples(path: str | Path) -> tuple[Tensor, Tensor | None]:
+    """What :func:`save_samples` wrote.
+
+    Raises:
+        DatasetError: If it is no such file.
+    """
+    try:
+        with np.load(path) as arrays:
+            images = arrays['arr_0']
+            labels = torch.from_numpy(arrays['arr_1']) if 'arr_1' in arrays else None
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f'{path} is no .npz of samples (arr_0): {error}') from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DatasetError(
+            f'{path}: arr_0 is {images.dtype} {images.shape}, expected uint8 (n, h, w, 1 or 3)'
+        )
+    return torch.from_numpy(images), labels
+
+
+def picture(
+    path: Path, drawn: dict[str, tuple[Tensor, Tensor]], names: tuple[str, ...] | None, columns: int
+) -> None:
+    """A row a class, a block of columns a model: pictures in one place are of the same noise.
+
+    Args:
+        path: Of the figure.
+        drawn: Pictures and labels by the model's name.
+        names: Of classes; None numbers them.
+        columns: Pictures of a class to show.
+    """
+    plt = pyplot()
+    classes = next(iter(drawn.values()))[1].unique().tolist()
+    side = 0.34
+    figure, axes = plt.subplots(
+        1,
+        len(drawn),
+        figsize=(side * columns * len(drawn) + 1, side * len(classes) + 0.4),
+        squeeze=False,
+        layout='constrained',
+    )
+    for number, (axis, (name, (images, labels))) in enumerate(
+        zip(axes[0], drawn.items(), strict=True)
+    ):
+        rows = [torch.cat(list(images[labels == c][:columns]), dim=1) for c in classes]
+        grid = torch.cat(rows).squeeze(-1)
+        axis.imshow(grid.numpy(), cmap='gray', vmin=0, vmax=255, interpolation='nearest')
+        axis.set_title(name)
+        height = images.shape[1]
+        axis.set_xticks([])
+        axis.set_yticks([])
+        if number == 0:
+            axis.set_yticks([(n + 0.5) * height for n in range(len(classes))])
+            axis.set_yticklabels([names[c] if names else str(c) for c in classes])
+        axis.tick_params(length=0)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    with write_whole(path) as part:
+        figure.savefig(part, format=path.suffix[1:])
+    plt.close(figure)

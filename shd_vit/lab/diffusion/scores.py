@@ -1,0 +1,130 @@
+"""Frechet distance, inception score, KID, precision and recall, by torch-fidelity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity import calculate_metrics
+
+from shd_vit.errors import ConfigError
+from shd_vit.lab.diffusion.data import fashion_mnist
+from shd_vit.lab.diffusion.features import NAME, register
+
+INCEPTION = 'inception-v3-compat'
+# By torch-fidelity's names, in the order of tables.
+COLUMNS = {
+    'frechet_inception_distance': 'Frechet',
+    'inception_score_mean': 'IS',
+    'kernel_inception_distance_mean': 'KID x 1000',
+    'precision': 'precision',
+    'recall': 'recall',
+}
+LEAST = 50  # pictures, under which no score says anything
+
+
+class Pictures(Dataset):
+    """uint8 pictures (n, h, w, channels) as torch-fidelity takes them, channels first.
+
+    Args:
+        images: The pictures.
+        channels: 3 repeats a grey one.
+    """
+
+    def __init__(self, images: Tensor, channels: int) -> None:
+        self.images = images.permute(0, 3, 1, 2)
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index].expand(self.channels, -1, -1).contiguous()
+
+
+def score(
+    images: Tensor, reference: Tensor, extractor: str, weights: str | Path | None, k: int = 3
+) -> dict[str, float]:
+    """The scores of pictures.
+
+    Args:
+        images: uint8 (n, h, w, channels), drawn.
+        reference: Likewise, real.
+        extractor: 'fashion-mnist-cnn' (ours), or one of torch-fidelity, as 'inception-v3-compat'.
+        weights: The extractor's file.
+        k: Of the nearest neighbours of precision and recall.
+
+    Returns:
+        By the names of ``COLUMNS``: distances in the extractor's own features, so comparable only
+        under one extractor and one number of pictures.
+
+    Raises:
+        ConfigError: If there are too few pictures.
+    """
+    count = min(len(images), len(reference))
+    if count < LEAST:
+        raise ConfigError(f'{count} pictures are too few to score: at least {LEAST}')
+    register()
+    is_ours = extractor == NAME
+    channels = 1 if is_ours else 3
+    layers = {} if is_ours else dict(feature_layer_prc='2048')  # ADM's, not VGG's
+    found: dict[str, Any] = calculate_metrics(
+        input1=Pictures(images, channels),
+        input2=Pictures(reference, channels),
+        cuda=torch.cuda.is_available(),
+        fid=True,
+        isc=True,
+        kid=True,
+        prc=True,
+        prc_neighborhood=k,
+        kid_subset_size=min(1000, count),
+        feature_extractor=extractor,
+        feature_extractor_weights_path=None if weights is None else str(weights),
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+        **layers,
+    )
+    scores = {title: float(found[name]) for name, title in COLUMNS.items()}
+    scores['KID x 1000'] *= 1000
+    return scores
+
+
+def of_fashion_mnist(root: str, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Real pictures (n, 28, 28, 1): ``count`` test images, as many of each class, and a reference.
+
+    Args:
+        root: Of Fashion-MNIST.
+        count: Of the first, that are the floor.
+        size: Of the second, the first of the training images.
+    """
+    train, test = (fashion_mnist(root, part) for part in (True, False))
+    of_class = [torch.where(test.labels == label)[0][: -(-count // 10)] for label in range(10)]
+    rows = torch.cat(of_class)[:count]
+    _check_left(len(rows), count)
+    return tuple(x.permute(0, 2, 3, 1) for x in (test.samples[rows], train.samples[:size]))  # type: ignore[return-value]
+
+
+def halves(images: Tensor, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """``count`` of real pictures, in a fixed random order, and ``size`` of the others."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    _check_left(len(images) - LEAST, count)
+    return images[order[:count]], images[order[count:]][:size]
+
+
+def _check_left(real: int, count: int) -> None:
+    if real < count:
+        raise ConfigError(f'{count} pictures are scored, and there are {max(real, 0)} real ones')
+
+
+def table(rows: dict[str, dict[str, float]], caption: str) -> str:
+    """Scores by name, a row each, as plain text."""
+    width = max(map(len, rows))
+    lines = [' ' * width + ''.join(f'{title:>12}' for title in COLUMNS.values())]
+    for name, scores in rows.items():
+        numbers = ''.join(f'{scores[title]:>12.3f}' for title in COLUMNS.values())
+        lines.append(f'{name:<{width}}{numbers}')
+    return '\n'.join([*lines, caption])

@@ -1,0 +1,271 @@
+"""The training loop, on accelerate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from timm.optim import create_optimizer_v2
+from torch import Tensor
+from tqdm import tqdm
+
+from shd_vit.distillation import summary
+from shd_vit.errors import CheckpointError, ConfigError
+from shd_vit.files import write_whole
+from shd_vit.hosts.diffusers import DiffusionDistiller, Pass
+from shd_vit.lab.diffusion.data import Data, read_data
+from shd_vit.lab.diffusion.recipe import Recipe, build_model, find, load_model, load_scheduler
+
+STATE = 'state'
+LOG = 'log.jsonl'
+METRICS = 'metrics.json'
+
+
+class Trainer:
+    """Trains what a recipe says, into a folder.
+
+    The folder gets the averaged weights in ``model`` (``save_pretrained``), ``scheduler``, a log of
+    terms a line in ``log.jsonl``, ``metrics.json`` at the end, and ``state`` to go on from.
+
+    Args:
+        recipe: What to train.
+        folder: Where to.
+        cpu: Whether a GPU is left alone.
+    """
+
+    def __init__(self, recipe: Recipe, folder: str | Path, cpu: bool = False) -> None:
+        self.recipe, self.folder, training = recipe, Path(folder), recipe.training
+        self.accelerator = Accelerator(
+            mixed_precision=training.precision.replace('fp32', 'no'),
+            gradient_accumulation_steps=training.accumulate,
+            cpu=cpu,
+        )
+        share = training.accumulate * self.accelerator.num_processes
+        if training.batch_size % share:
+            raise ConfigError(
+                f'training.batch_size={training.batch_size} must be a multiple of {share}: '
+                f'{training.accumulate} batches accumulated in each of '
+                f'{self.accelerator.num_processes} processes'
+            )
+        self.part = training.batch_size // share
+        set_seed(recipe.seed)
+        self.data: Data = read_data(recipe.data)
+        if len(self.data.labels) < training.batch_size:
+            raise ConfigError(
+                f'training.batch_size={training.batch_size} is more than the '
+                f'{len(self.data.labels)} samples'
+            )
+        self.distiller = build_distiller(recipe)
+        self.parameters = list(self.distiller.student.parameters())
+        self.ema = EMAModel(self.parameters, decay=training.ema_decay)
+        self.ema.to(self.accelerator.device)
+        options = dict(weight_decay=0.0, **training.optimizer)
+        optimizer = create_optimizer_v2(self.distiller, lr=training.lr, **options)
+        self.lr = get_scheduler(
+            training.lr_schedule,
+            optimizer,
+            num_warmup_steps=training.warm_up,
+            num_training_steps=training.steps,
+        )
+        self.model, self.optimizer = self.accelerator.prepare(self.distiller, optimizer)
+        self.accelerator.register_for_checkpointing(self.ema, self.lr)
+        self.step = 0
+        set_seed(recipe.seed, device_specific=True)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step, from where an earlier run was stopped; returns the metrics."""
+        training = self.recipe.training
+        self._resume()
+        self._say(self._opening())
+        self.model.train()
+        sums: dict[str, float] = defaultdict(float)
+        started = since = time.monotonic()
+        first = done = self.step
+        bar = tqdm(
+            total=training.steps,
+            initial=self.step,
+            disable=not self.accelerator.is_main_process,
+            unit='step',
+            mininterval=1,
+        )
+        while self.step < training.steps:
+            for name, value in self._train_step().items():
+                sums[name] += value
+            bar.update()
+            if self.step % training.log_every == 0 or self.step == training.steps:
+                count = self.step - done
+                terms = {name: value / count for name, value in sums.items()}
+                rate = training.batch_size * count / (time.monotonic() - since)
+                self._log(terms, rate)
+                bar.set_postfix_str(', '.join(f'{n} {v:.4g}' for n, v in terms.items()))
+                sums.clear()
+                since, done = time.monotonic(), self.step
+            if self.step % training.save_every == 0 and self.step < training.steps:
+                self._save_state()
+        bar.close()
+        seconds = time.monotonic() - started
+        return self._finish(seconds, self.step - first)
+
+    def _train_step(self) -> dict[str, float]:
+        """One step of the optimiser; the terms' means over its batches."""
+        training = self.recipe.training
+        means: dict[str, float] = defaultdict(float)
+        self.distiller.set_epoch(self.step * training.batch_size / len(self.data.labels))
+        rows = self._rows().split(self.part)
+        for part in rows:
+            with self.accelerator.accumulate(self.model):
+                step = self.model(*self.data.batch(part, self.accelerator.device))
+                self.accelerator.backward(step.loss)
+                if self.accelerator.sync_gradients and training.max_grad_norm is not None:
+                    parameters = self.model.parameters()
+                    self.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in step.terms.items():
+                means[name] += value.item() / len(rows)
+        self.lr.step()
+        self.ema.step(self.parameters)
+        self.step += 1
+        return means
+
+    def _rows(self) -> Tensor:
+        """This process's rows of this step: a permutation an epoch, by the seed and the epoch."""
+        batch, size = self.recipe.training.batch_size, len(self.data.labels)
+        epoch, place = divmod(self.step, size // batch)
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+        order = torch.randperm(size, generator=generator)
+        rows = order[place * batch : (place + 1) * batch]
+        return rows.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
+
+    def _log(self, terms: dict[str, float], rate: float) -> None:
+        if self.accelerator.is_main_process:
+            line = dict(
+                step=self.step, lr=self.lr.get_last_lr()[0], images_per_second=rate, **terms
+            )
+            with open(self.folder / LOG, 'a', encoding='utf-8') as log:
+                log.write(json.dumps(line) + '\n')
+
+    def _save_state(self) -> None:
+        """Whole: into another folder, whose name is exchanged."""
+        part, place = self.folder / f'.{STATE}.part', self.folder / STATE
+        self.accelerator.save_state(str(part))
+        if self.accelerator.is_main_process:
+            (part / 'step.json').write_text(json.dumps(dict(step=self.step)))
+            old = self.folder / f'.{STATE}.old'
+            _remove(old)
+            if place.exists():
+                place.rename(old)
+            part.rename(place)
+            _remove(old)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / STATE
+        if not (place / 'step.json').is_file():
+            (self.folder / LOG).unlink(missing_ok=True)
+            return
+        try:
+            self.accelerator.load_state(str(place))
+            self.step = json.loads((place / 'step.json').read_text())['step']
+        except Exception as error:
+            line = str(error).split('\n', 1)[0]
+            raise CheckpointError(
+                f'{place} does not fit this recipe ({line}): remove it to train anew'
+            ) from None
+        self._say(f'Going on from step {self.step}')
+        self._cut_log()
+
+    def _cut_log(self) -> None:
+        """Leave out lines of steps that are done again."""
+        path = self.folder / LOG
+        if self.accelerator.is_main_process and path.is_file():
+            lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)['step'] <= self.step]
+            with write_whole(path) as part:
+                part.write_text(''.join(kept), encoding='utf-8')
+
+    def _finish(self, seconds: float, steps: int) -> dict[str, Any]:
+        """Save the averaged weights; what was trained, in numbers."""
+        training, student = self.recipe.training, self.distiller.student
+        lines = (self.folder / LOG).read_text(encoding='utf-8').splitlines()
+        metrics: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        metrics['parameters'] = sum(p.numel() for p in self.parameters)
+        metrics['images'] = self.step * training.batch_size
+        if steps:
+            metrics['seconds'], metrics['seconds_of_steps'] = seconds, steps
+        if self.accelerator.is_main_process:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+            saved: Any = student
+            saved.save_pretrained(str(self.folder / 'model'))
+            self.ema.restore(self.parameters)
+            self.distiller.denoising.scheduler.save_pretrained(str(self.folder / 'scheduler'))
+            with write_whole(self.folder / METRICS) as part:
+                part.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
+            _remove(self.folder / STATE)
+        return metrics
+
+    def _opening(self) -> str:
+        training, count = self.recipe.training, sum(p.numel() for p in self.parameters)
+        lines = [
+            f'{type(self.distiller.student).__name__}, {count:,} parameters, '
+            f'{len(self.data.labels):,} samples {tuple(self.data.samples.shape[1:])}',
+            f'{training.steps:,} steps of {training.batch_size} = {self.part} samples x '
+            f'{training.accumulate} batches x {self.accelerator.num_processes} processes, '
+            f'on {self.accelerator.device}',
+        ]
+        for run, distillation in zip(
+            self.distiller.passes, self.distiller.distillations, strict=True
+        ):
+            if distillation is not None:
+                lines += [f'pass {run.name}'] if run.name else []
+                lines.append(summary(distillation))
+        return '\n'.join(lines)
+
+    def _say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
+
+def build_distiller(recipe: Recipe) -> DiffusionDistiller:
+    """Student, teacher and losses of a recipe.
+
+    Raises:
+        ConfigError: If they do not go together.
+    """
+    student = build_model(recipe.model)
+    try:
+        scheduler = DDPMScheduler(**recipe.scheduler)
+    except TypeError as error:
+        raise ConfigError(f'scheduler: {error}') from None
+    teacher = None if recipe.teacher is None else load_model(recipe.teacher)
+    passes = [Pass()]
+    if recipe.passes is not None:
+        options = dict(recipe.passes)
+        passes = find(options.pop('type'))(student, teacher, recipe.losses, **options)
+    return DiffusionDistiller(
+        student,
+        teacher,
+        scheduler,
+        recipe.losses,
+        schedules=recipe.schedules,
+        teacher_scheduler=None if recipe.teacher is None else load_scheduler(recipe.teacher),
+        label_dropout=recipe.training.label_dropout,
+        min_snr_gamma=recipe.training.min_snr_gamma,
+        passes=passes,
+    )
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,68 @@
+"""Score pictures that tools/dit_sample.py drew: Frechet distance, IS, KID, precision and recall.
+
+python tools/dit_evaluate.py work_dirs/dit/samples/*.npz --fashion-mnist data/fashion_mnist
+python tools/dit_evaluate.py student.npz --reference VIRTUAL_imagenet256_labeled.npz \\
+    --inception weights-inception-2015-12-05-6726825d.pth
+
+The first row is of real pictures, as many as are scored, against the same reference: no distance
+can be expected to be smaller. Distances in other features than Inception's are no FID.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from shd_vit.command import run_tool
+from shd_vit.errors import ConfigError
+from shd_vit.files import write_whole
+from shd_vit.lab.diffusion.drawing import load_samples
+from shd_vit.lab.diffusion.features import NAME, trained_classifier
+from shd_vit.lab.diffusion.scores import INCEPTION, halves, of_fashion_mnist, score, table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('samples', nargs='+', metavar='NPZ', help='that tools/dit_sample.py wrote')
+    add('--fashion-mnist', metavar='ROOT', help='score in features of a classifier of it')
+    add('--classifier', default='work_dirs/dit/classifier.safetensors', help='trained if missing')
+    add('--epochs', type=int, default=3, help='to train it (default: %(default)s)')
+    add('--inception', metavar='WEIGHTS', help="torch-fidelity's Inception, as a file")
+    add('--reference', metavar='NPZ', help='real pictures, to go with --inception')
+    add('--reference-size', type=int, default=10_000, help='real pictures (default: %(default)s)')
+    add('--out', help='JSON file of the scores')
+    args = parser.parse_args()
+    if (args.fashion_mnist is None) == (args.inception is None):
+        raise ConfigError('give one of --fashion-mnist and --inception')
+    drawn = {Path(path).stem: load_samples(path)[0] for path in args.samples}
+    counts = {len(images) for images in drawn.values()}
+    if len(counts) > 1:
+        raise ConfigError(f'{sorted(counts)} pictures: scores of different numbers do not compare')
+    count = counts.pop()
+    if args.fashion_mnist is not None:
+        features = trained_classifier(Path(args.classifier), args.fashion_mnist, args.epochs)
+        extractor, weights = NAME, args.classifier
+        floor, reference = of_fashion_mnist(args.fashion_mnist, count, args.reference_size)
+    else:
+        if args.reference is None or not Path(args.inception).is_file():
+            raise ConfigError(f'--inception {args.inception} must be a file; give --reference too')
+        features, extractor, weights = INCEPTION, INCEPTION, args.inception
+        floor, reference = halves(load_samples(args.reference)[0], count, args.reference_size)
+    shown = {'real': floor, **drawn}
+    rows = {name: score(images, reference, extractor, weights) for name, images in shown.items()}
+    caption = (
+        f'{count:,} pictures against {len(reference):,} real ones, in features of {features}; '
+        'the row of real pictures is the floor'
+    )
+    print(table(rows, caption))
+    if args.out:
+        with write_whole(args.out) as part:
+            part.write_text(
+                json.dumps(dict(features=features, pictures=count, rows=rows), indent=1)
+            )
+
+
+if __name__ == '__main__':
+    run_tool(main)
