@@ -76,7 +76,7 @@ EXTRAS['figures'] = EXTRAS['lab']  # its name of before
 EXTRAS['all'] = sorted({package for extra in EXTRAS.values() for package in extra})
 
 # Beside caches, scripts that set up and test a clone.
-LEFT_OUT = shutil.ignore_patterns('__pycache__', 'setup_env.sh', 'run_tests.sh', 'quickstart.sh')
+LEFT_OUT = shutil.ignore_patterns('__pycache__', 'setup_env.sh', 'run_tests.sh', 'quickstart*.sh')
 
 
 class BuildWithTools(build_py):
