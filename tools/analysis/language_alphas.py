@@ -42,7 +42,7 @@ def main() -> None:
     samples = f'{count:,} sequences of {args.length} tokens'
     results = dict(
         model=Path(args.model).name,
-        text=[Path(source).name for source in args.text],
+        text=f'{len(args.text)} files or folders, from {Path(args.text[0]).name}',
         tokens=ids.numel(),
         length=args.length,
         heads=args.heads,

@@ -36,6 +36,7 @@ class Settings:
         schedules: Of their weights, by name.
         task_loss_weight: Of the trainer's own loss; only with losses.
         attention_teacher: Which teacher gives maps and hidden states, from 0; only with losses.
+        rows: Of maps and hidden states that count, 'all' or 'completion'; only with losses.
     """
 
     model: str | dict[str, Any]
@@ -49,6 +50,7 @@ class Settings:
     schedules: dict[str, Any] = field(default_factory=dict)
     task_loss_weight: float | None = None
     attention_teacher: int | None = None
+    rows: str | None = None
 
 
 def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -147,6 +149,6 @@ def _check(settings: Settings) -> None:
         if missing := [name for name in needed if given and name not in given]:
             raise ConfigError(f'{section}.{missing[0]} is missing')
     if not settings.losses:
-        for name in ('schedules', 'task_loss_weight', 'attention_teacher'):
+        for name in ('schedules', 'task_loss_weight', 'attention_teacher', 'rows'):
             if getattr(settings, name) not in ({}, None):
                 raise ConfigError(f'{name} has no effect without losses')

@@ -157,7 +157,7 @@ def _of_distillation(settings: Settings, kind: TrainerKind, teachers: list[Any])
     options: dict[str, Any] = {}
     if settings.losses:
         options |= dict(losses=settings.losses, schedules=settings.schedules)
-        for name in ('task_loss_weight', 'attention_teacher'):
+        for name in ('task_loss_weight', 'attention_teacher', 'rows'):
             if (value := getattr(settings, name)) is not None:
                 options[name] = value
     if kind.has_teacher:

@@ -95,7 +95,7 @@ def test_the_small_configs_train_one_after_the_other(folder):
     with_text(folder)
     for name, more in (
         ('3_minillm', (short,)),
-        ('3_minillm_shd', (short, 'text.folder=text', 'text.length=6')),
+        ('3_minillm_shd', (short, 'text.folder=text', 'text.length=6', 'rows=completion')),
         ('3_gkd', ('arguments.max_length=24', 'arguments.max_new_tokens=4', 'losses.shd=true')),
     ):
         metrics = run(f'{name}.yaml', *more)

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-import torch
-
-from shd_vit.hosts.transformers.batch import IGNORED
+from shd_vit.hosts.transformers.batch import whole_sequences
 from shd_vit.hosts.transformers.minillm.trainer import MiniLLMTrainer
 from shd_vit.hosts.transformers.trainer import DistillMixin
 
@@ -16,8 +14,8 @@ from shd_vit.hosts.transformers.trainer import DistillMixin
 class DistillMiniLLMTrainer(DistillMixin, MiniLLMTrainer):
     """MiniLLM, with distillation terms; both models are listened to, nothing is run twice.
 
-    Maps and hidden states are those of prompt and response, without padding; logits those of the
-    response. Plain text has no such terms.
+    Maps and hidden states are those of prompt and response without padding, or of the response
+    with ``rows='completion'``; logits are those of the response. Plain text has no such terms.
     """
 
     def settle(self, batches: Iterable[Any]) -> None:
@@ -31,20 +29,9 @@ class DistillMiniLLMTrainer(DistillMixin, MiniLLMTrainer):
         def key(batch: Any) -> Any:
             return batch if isinstance(batch, list) else id(batch)
 
-        super().settle(self._whole(next(group)) for _, group in groupby(batches, key))
+        super().settle(self._answered(next(group)) for _, group in groupby(batches, key))
 
-    def _whole(self, batch: Any) -> Any:
+    def _answered(self, batch: Any) -> Any:
         if not isinstance(batch, list):
             return batch
-        drawn = self._generate_and_score_completions(batch)
-        ids, mask = (
-            torch.cat([drawn[f'prompt_{what}'], drawn[f'completion_{what}']], 1)
-            for what in ('ids', 'mask')
-        )
-        return dict(input_ids=ids, attention_mask=mask)
-
-    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        batch = super()._generate_and_score_completions(inputs)
-        response = batch['completion_ids'].masked_fill(batch['completion_mask'] == 0, IGNORED)
-        prompt = torch.full_like(batch['prompt_ids'], IGNORED)
-        return {**batch, 'labels': torch.cat([prompt, response], 1)}
+        return whole_sequences(self._generate_and_score_completions(batch))

@@ -55,11 +55,23 @@ class RolloutTrainer(DistillationTrainer):
         """The batch of this step, of a generation batch that is drawn when the last is learnt."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
-        steps = self.args.generation_steps
-        if self._buffered_inputs is None or self._step % (steps * self.args.num_iterations) == 0:
+        steps, number = self.args.generation_steps, self.batch_number
+        if self._buffered_inputs is None or number % (steps * self.args.num_iterations) == 0:
             drawn = self._generate_and_score_completions(generation_batch)
             self._buffered_inputs = self._split(shuffle_sequence_dict(drawn))
-        return self._buffered_inputs[self._step % steps]
+        return self._buffered_inputs[number % steps]
+
+    def step_batches(self, batches: list[Any]) -> list[Any]:
+        """Those of this step, of a generation batch."""
+        accumulated = self.args.gradient_accumulation_steps
+        start = self.batch_number % self.args.generation_steps // accumulated * accumulated
+        return batches[start : start + accumulated]
+
+    @property
+    def batch_number(self) -> int:
+        """Of this process's batches, from 0; a resumed run counts on."""
+        accumulated = self.args.gradient_accumulation_steps
+        return self.state.global_step * accumulated + self._step % accumulated
 
     def _split(self, drawn: dict[str, Any]) -> list[dict[str, Any]]:
         """Batches, each with how many tokens its step has in all processes."""
@@ -78,7 +90,7 @@ class RolloutTrainer(DistillationTrainer):
 
     def log_means(self, sums: dict[str, Tensor], count: Any) -> None:
         """Have the log show sums over all processes, divided by a count that is of all."""
-        joint = self.joint_sum(torch.stack([*sums.values()]).double()) / max(float(count), 1)
+        joint = self.joint_sum(torch.stack([*sums.values()]).double()) / (float(count) or 1.0)
         for name, value in zip(sums, joint.tolist(), strict=True):
             self._metrics['train'][name].append(value)
 

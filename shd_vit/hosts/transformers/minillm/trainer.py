@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shd_vit.distillation.step import refuse_non_finite
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.transformers.batch import give_positions
 from shd_vit.hosts.transformers.minillm.checks import check_rollouts, fit_vocabulary, prompt_limit
@@ -82,10 +83,15 @@ class MiniLLMTrainer(RolloutTrainer):
         self._sums: dict[str, Tensor] = {}
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, and each term in the log."""
+        """TRL's, and in training each term in the log.
+
+        Raises:
+            NonFiniteLoss: Naming the terms that are not finite.
+        """
         self._sums = {}
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if self._sums:
+            refuse_non_finite(torch.stack([*self._sums.values()]).sum(), self._sums)
             # A mean over the batches of a step is then that over its tokens.
             share = inputs['num_items_in_batch'] / self.args.gradient_accumulation_steps
             self.log_means(self._sums, share)
@@ -122,8 +128,7 @@ class MiniLLMTrainer(RolloutTrainer):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """TRL's, and then one of plain text, with a backward pass of its own."""
-        accumulated = self.args.gradient_accumulation_steps
-        number = self.state.global_step * accumulated + self._step % accumulated
+        number = self.batch_number
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.corpus is None:
             return loss
@@ -131,7 +136,7 @@ class MiniLLMTrainer(RolloutTrainer):
         student = self.accelerator.unwrap_model(model)
         term = self._forward_redirection(model, student, self._corpus_loss, student, ids)
         self.log_means({'lm_loss': term.detach()}, self.accelerator.num_processes)
-        term = self.args.lm_weight * term / accumulated
+        term = self.args.lm_weight * term / self.args.gradient_accumulation_steps
         self.accelerator.backward(term)
         return loss + term.detach()
 

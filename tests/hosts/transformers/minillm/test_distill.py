@@ -4,7 +4,7 @@ import pytest
 import torch
 from hosts.transformers.lm import gpt2, llama
 from hosts.transformers.lm import trainer as plain_trainer
-from hosts.transformers.minillm.made import batch, learn, trainer
+from hosts.transformers.minillm.made import batch, learn, prompts, trainer
 from torch.testing import assert_close
 
 trl = pytest.importorskip('trl')
@@ -28,11 +28,7 @@ LOSSES = dict(
 
 
 def rollouts(left=0, width=None):
-    """With labels of the response, as the trainer draws them."""
-    inputs = batch(RESPONSES, left=left, width=width)
-    response = inputs['completion_ids'].masked_fill(inputs['completion_mask'] == 0, IGNORED)
-    labels = torch.cat([torch.full_like(inputs['prompt_ids'], IGNORED), response], 1)
-    return {**inputs, 'labels': labels}
+    return batch(RESPONSES, left=left, width=width)
 
 
 def whole(inputs):
@@ -41,7 +37,9 @@ def whole(inputs):
         torch.cat([inputs[f'prompt_{what}'], inputs[f'completion_{what}']], 1)
         for what in ('ids', 'mask')
     )
-    return dict(input_ids=ids, attention_mask=mask, labels=inputs['labels'])
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    labels[:, : inputs['prompt_ids'].shape[1]] = IGNORED
+    return dict(input_ids=ids, attention_mask=mask, labels=labels)
 
 
 def distilled(folder, losses, **kw):
@@ -56,14 +54,17 @@ def terms(made, inputs):
     return {n: float(x) for n, x in made._term_log.means().items()}, grads
 
 
-@pytest.mark.parametrize('name', LOSSES)
-def test_terms_are_those_of_a_trainer_that_calls_both(tmp_path, name):
+CASES = [(name, 'all') for name in LOSSES] + [(n, 'completion') for n in ('shd', 'fd', 'matching')]
+
+
+@pytest.mark.parametrize(('name', 'rows'), CASES)
+def test_terms_are_those_of_a_trainer_that_calls_both(tmp_path, name, rows):
     """And padding has no part: at the left of prompts, and at the right of responses."""
     losses = {name: LOSSES[name]}
     plain_inputs = whole(rollouts())
     torch.manual_seed(0)
-    plain = plain_trainer(tmp_path, llama(), gpt2(), losses=losses, task_loss_weight=0.0)
-    made = distilled(tmp_path, losses)
+    plain = plain_trainer(tmp_path, llama(), gpt2(), losses=losses, task_loss_weight=0.0, rows=rows)
+    made = distilled(tmp_path, losses, rows=rows)
     for each in (plain, made):
         each.settle([plain_inputs])
         for loss in each.distillation.losses.values():
@@ -72,7 +73,6 @@ def test_terms_are_those_of_a_trainer_that_calls_both(tmp_path, name):
                 torch.nn.init.normal_(parameter, std=0.1)
         each.distillation.schedules.set_epoch(0.0)
     plain.model.train()
-    plain._joint = None
     plain.compute_loss(plain.model, plain_inputs).backward()
     wanted = float(plain._term_log.means()[name])
     assert wanted > 0
@@ -136,7 +136,38 @@ def test_a_run_with_everything(tmp_path):
         assert row['loss'] == pytest.approx(parts, rel=2e-3)
         assert row['task_loss'] == pytest.approx(row['single_step'] + row['long_term'], rel=2e-3)
     assert not any(p.requires_grad for p in made.teacher_inside().parameters())
-    drawn = made._buffered_inputs[0]
-    counted = drawn['labels'] != IGNORED
-    assert_close(counted[:, -drawn['completion_mask'].shape[1] :], drawn['completion_mask'].bool())
-    assert counted.sum() == drawn['completion_mask'].sum()
+
+
+def test_a_step_of_a_generation_batch_is_weighed_by_its_own_tokens(tmp_path):
+    """Two steps of two batches: shares of each step sum to 1, for tokens and for sequences."""
+    made = trainer(
+        tmp_path, llama(), gpt2(), cls=DistillMiniLLMTrainer, losses=dict(shd=LOSSES['shd']),
+        gradient_accumulation_steps=2, steps_per_generation=4, num_iterations=2, max_steps=4,
+    )  # fmt: skip
+    shares, plain = [], made._joint.shares
+
+    def spy(*args):
+        shares.append(plain(*args))
+        return shares[-1]
+
+    made._joint.shares = spy
+    made.train()
+    assert len(shares) == 8
+    for step in range(0, 8, 2):
+        for kind in ('tokens', 'sequences', 'rows'):
+            assert shares[step][kind] + shares[step + 1][kind] == pytest.approx(1)
+    assert len({share['tokens'] for share in shares}) > 2
+
+
+def test_each_prompt_is_answered_once_to_settle(tmp_path):
+    """Though the trainer's loader has each generation batch as often as it is learnt from."""
+    losses = dict(matching=LOSSES['matching'])
+    made = trainer(tmp_path, llama(), gpt2(), cls=DistillMiniLLMTrainer, losses=losses)
+    asked, plain = [], made._generate_and_score_completions
+    made._generate_and_score_completions = lambda rows: asked.extend(rows) or plain(rows)
+    made.settle(made.get_train_dataloader())
+    assert len(made.get_train_dataloader()) == 16
+    assert sorted(row['prompt'] for row in asked) == sorted(row['prompt'] for row in prompts())
+    assert made.distillation.losses['matching'].is_settled
+    made = trainer(tmp_path, llama(), gpt2(), cls=DistillMiniLLMTrainer, losses=dict(fd=True))
+    made.settle(pytest.fail() for _ in range(1))  # nothing asks

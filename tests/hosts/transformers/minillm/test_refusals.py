@@ -130,6 +130,17 @@ def test_a_reward_that_is_not_finite(tmp_path, value):
         made._score(batch([[7, 8, 1], [9, 1]]))
 
 
+def test_a_loss_that_is_not_finite(tmp_path):
+    """A student that has run away from the responses that it drew."""
+    made = trainer(tmp_path, epsilon=None)
+    made.model.train()
+    inputs = batch([[7, 8, 1], [9, 1]])
+    inputs.update(made._score(inputs))
+    inputs['old_log_probs'] = inputs['old_log_probs'] - 1000.0
+    with pytest.raises(NonFiniteLoss, match=r'^long_term=(inf|-inf|nan) is not finite'):
+        learn(made, inputs)
+
+
 def test_a_teacher_with_more_padding_in_its_vocabulary(tmp_path):
     """The tokenizer has 50 tokens, as the student; the teacher's last 14 rows are no tokens."""
     padded, plain = llama(heads=4, seed=7, vocabulary=64), llama(heads=4, seed=7)

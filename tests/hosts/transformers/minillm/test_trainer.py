@@ -45,6 +45,7 @@ def test_without_the_long_term_it_is_the_distillation_trainer(tmp_path):
         assert_close(grads, wanted_grads, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_whole_run_without_the_long_term_is_the_distillation_trainers(tmp_path):
     settings = dict(gradient_accumulation_steps=2, disable_dropout=True)
     off = dict(long_term=False, teacher_mix=0.0, num_iterations=1)
@@ -56,10 +57,9 @@ def test_a_whole_run_without_the_long_term_is_the_distillation_trainers(tmp_path
     assert_close(*ends, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('mix', [0.0, 0.4])
-def test_the_expected_gradient_is_that_of_the_reverse_kl_of_all_responses(tmp_path, mix):
+def test_the_expected_gradient_is_that_of_the_reverse_kl_of_all_responses(tmp_path):
     """Three tokens of five, the last of which ends a response, through the whole trainer."""
-    end, longest = 4, 3
+    end, longest, mix = 4, 3, 0.4
     student, teacher = llama(vocabulary=5), llama(heads=4, seed=7, vocabulary=5)
     settings = {
         **PLAIN,
@@ -220,6 +220,7 @@ def test_plain_text_has_cross_entropy_and_the_teachers_distribution(tmp_path):
         assert_close(found, gradients(student), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reads_on_in_the_plain_text(tmp_path):
     text = [dict(input_ids=[n, n + 1, n + 2]) for n in range(8)]
     off = dict(long_term=False, teacher_mix=0.0, num_iterations=1, lm_dataset=text)
@@ -234,6 +235,33 @@ def test_a_resumed_run_reads_on_in_the_plain_text(tmp_path):
     run(2)
     run(4, resume_from_checkpoint=str(tmp_path / 'checkpoint-2'))
     assert read == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_resumed_within_a_generation_batch_stays_in_step(tmp_path):
+    """Three steps a generation batch: the second is resumed after its first."""
+    drawn = []
+
+    def run(steps, **kw):
+        made = trainer(
+            tmp_path, max_steps=steps, save_strategy='steps', save_steps=1, num_iterations=3
+        )
+        plain = made._generate_and_score_completions
+
+        def spy(rows):
+            drawn.append((made.state.global_step, [row['prompt'] for row in rows]))
+            return plain(rows)
+
+        made._generate_and_score_completions = spy
+        made.train(**kw)
+
+    run(7)
+    whole, drawn[:] = drawn[:], []
+    run(4)
+    run(7, resume_from_checkpoint=str(tmp_path / 'checkpoint-4'))
+    assert [step for step, _ in whole] == [0, 3, 6]
+    assert [step for step, _ in drawn] == [0, 3, 4, 6]  # the responses are not kept
+    assert drawn[1] == whole[1] and drawn[2][1] == whole[1][1] and drawn[3] == whole[2]
 
 
 def test_an_adapter_learns(tmp_path):

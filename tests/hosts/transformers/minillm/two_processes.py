@@ -1,5 +1,6 @@
 """Run by torchrun: steps of MiniLLM on two processes; the first writes what it has learned."""
 
+import os
 import sys
 
 import torch
@@ -26,7 +27,7 @@ made = trainer(
     llama(),
     gpt2(),
     cls=Given,
-    losses=dict(shd=dict(backend='torch', weight=0.0)),
+    losses=dict(shd=dict(backend='torch'), cor=True),
     train_dataset=datasets.Dataset.from_list([dict(prompt=f'w{n} w{n}') for n in range(8)]),
     lm_dataset=TEXT,
     shuffle_dataset=False,
@@ -39,7 +40,7 @@ made = trainer(
     optim='sgd',
     learning_rate=0.5,
     max_grad_norm=0.0,
-    ddp_backend='gloo',
+    ddp_backend='gloo' if 'RANK' in os.environ else None,  # by torchrun
 )
 made.train()
 if made.is_world_process_zero():
