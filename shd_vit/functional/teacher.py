@@ -22,7 +22,7 @@ from shd_vit.functional.merging import (
 )
 from shd_vit.functional.order import head_groups
 from shd_vit.functional.squeeze import gram_matrix
-from shd_vit.functional.tiles import Tile, batch_chunks, each_of, row_blocks
+from shd_vit.functional.tiles import ROWS, Tile, batch_chunks, row_blocks
 
 
 class TeacherMaps(NamedTuple):
@@ -96,9 +96,9 @@ class TeacherMaps(NamedTuple):
 
 
 def streamed_weights(maps: TeacherMaps, out_proj: Tensor | None, compiled: bool) -> Tensor:
-    """The weights (B, H) of all heads, group by group and sample by sample.
+    """The weights (B, H) of all heads, group by group and a few samples at a time.
 
-    Only what the maps make of the values is kept, (k - 1) k N D_v numbers of one group.
+    Only what the maps make of the values is kept, (k - 1) k N D_v numbers of one group and sample.
     """
     B, H, N, _ = maps.query.shape
     M, device = maps.key.shape[2], maps.query.device
@@ -118,13 +118,14 @@ def streamed_weights(maps: TeacherMaps, out_proj: Tensor | None, compiled: bool)
             # Of these heads alone: of all, it would take longer than their maps.
             gram = gram_matrix(out_proj[:, columns_of(heads, maps.value.shape[-1])])
             # In one piece: parts that stay between temporary maps would part the heap, too.
-            outputs = weights.new_empty(1, k - 1, N, k, maps.value.shape[-1])
-            for sample in each_of(B):
-                for rows, keys in row_blocks(N, M, k, (maps.mask,), device.type):
-                    tile = Tile(sample, heads, rows, keys)
-                    made_of, value = maps.maps_of(tile), maps.value[sample, heads, keys]
-                    outputs[:, :, rows] = core(made_of, value)
-                weights[sample, heads] = group_weights(maps.weigh, outputs, gram).to(sums)
+            samples = batch_chunks(B, k * min(ROWS, N) * M, device.type)
+            outputs = weights.new_empty(samples[0].stop, k - 1, N, k, maps.value.shape[-1])
+            for batch in samples:
+                made = outputs[: batch.stop - batch.start]
+                for rows, keys in row_blocks(N, M, k * len(made), (maps.mask,), device.type):
+                    tile = Tile(batch, heads, rows, keys)
+                    made[:, :, rows] = core(maps.maps_of(tile), maps.value[batch, heads, keys])
+                weights[batch, heads] = group_weights(maps.weigh, made, gram).to(sums)
     return weights
 
 
