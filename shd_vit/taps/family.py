@@ -25,6 +25,7 @@ class AttentionFamily:
     """
 
     outputs: tuple[str, ...] = ()
+    is_block = False  # of the model, with all that stands beside its attention
 
     def refusal(self, attn: nn.Module) -> str | None:
         """Why the maps of ``attn`` cannot be had exactly; None if they can."""
