@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -98,8 +99,10 @@ class AttentionFamily:
 
 def bound_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a module's call, by the names of its class's ``forward``."""
-    signature = inspect.signature(type(module).forward)
-    return signature.bind_partial(module, *args, **kwargs).arguments
+    return _signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
+
+
+_signature = cache(inspect.signature)  # which takes longer than all else that is done to a tap
 
 
 class KeepOutput:

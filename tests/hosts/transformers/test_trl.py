@@ -212,6 +212,14 @@ def test_the_on_policy_trainer_is_listened_to(tmp_path):
     assert all(row['shd'] > 0 and row['kd'] > 0 for row in log_of(made))
 
 
+def test_logits_that_the_on_policy_trainer_does_not_make(tmp_path):
+    """At beta 0 its own loss is the mean over completions of the same KL."""
+    made = on_policy(tmp_path, losses=dict(kd=True), beta=0.0, temperature=1.0)
+    made.train()
+    for row in log_of(made):
+        assert row['kd'] == pytest.approx(row['task_loss'], rel=1e-4)
+
+
 SGD = dict(optim='sgd', max_grad_norm=0.0, learning_rate=1.0, max_steps=1)
 
 
