@@ -55,7 +55,7 @@ def test_a_teacher_answers_the_prompts_to_train_on(tool, monkeypatch, tmp_path, 
     assert '5 answers, 0 were empty' in capsys.readouterr().out
     model.generation_config.suppress_tokens = list(range(1, 50))
     model.save_pretrained(teacher)
-    with pytest.raises(DatasetError, match='every answer of .*teacher. is empty'):
+    with pytest.raises(DatasetError, match=r'every answer of .*teacher. is empty'):
         run_tool(tool, monkeypatch, *out, *answers)
     with pytest.raises(CheckpointError, match='no such model'):
         run_tool(tool, monkeypatch, *out, '--answers', str(tmp_path / 'none'))
