@@ -21,7 +21,7 @@ from shd_vit.data.text.instructions import load_rows, template
 from shd_vit.data.text.sources import WORDNET
 from shd_vit.data.text.word_instructions import TASKS, make_rows, plain, write_rows
 from shd_vit.data.text.wordnet import senses_by_word
-from shd_vit.errors import check_number
+from shd_vit.errors import DatasetError, check_number
 from shd_vit.files import write_whole
 from shd_vit.lab.language.answers import answers
 from shd_vit.lab.language.models import load_causal, load_tokenizer, named_models
@@ -81,6 +81,8 @@ def _answer(args: argparse.Namespace, out: Path) -> None:
         for prompt, text in track(pairs, 'Answers', total=len(prompts))
         if text  # an empty answer teaches nothing
     ]
+    if not rows:
+        raise DatasetError(f'every answer of {path!r} is empty')
     with write_whole(file := out / f'train-{name}.jsonl') as part:
         part.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
     print(f'{file}: {len(rows):,} answers, {len(prompts) - len(rows):,} were empty')

@@ -95,8 +95,7 @@ def prompt_limit(args: Any, *models: Any) -> int | None:
     """
     limits = [args.max_prompt_length]
     for model in models:
-        config = base_model(model).config.get_text_config()
-        places = getattr(config, 'max_position_embeddings', None)
+        places = _places(model)
         if places is not None and places <= args.max_completion_length:
             raise ConfigError(
                 f'max_completion_length={args.max_completion_length} leaves no room for a prompt '
@@ -104,6 +103,29 @@ def prompt_limit(args: Any, *models: Any) -> int | None:
             )
         limits.append(None if places is None else places - args.max_completion_length)
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check_text(rows: Any, *models: Any) -> None:
+    """Refuse plain text that has no tokens, or more in a row than a model can read.
+
+    Raises:
+        ConfigError: Saying which.
+    """
+    first = rows[0] if len(rows) else {}
+    if 'input_ids' not in first:
+        raise ConfigError(f'rows of lm_dataset have no input_ids (but {", ".join(first)})')
+    for model in models:
+        places = _places(model)
+        if places is not None and len(first['input_ids']) > places:
+            raise ConfigError(
+                f'rows of lm_dataset have {len(first["input_ids"])} tokens, more than the {places} '
+                f'positions of {type(base_model(model)).__name__}'
+            )
+
+
+def _places(model: Any) -> int | None:
+    """How many tokens a model can read; None if nothing limits them."""
+    return getattr(base_model(model).config.get_text_config(), 'max_position_embeddings', None)
 
 
 def check_prompts(

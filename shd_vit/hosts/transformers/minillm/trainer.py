@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from shd_vit.distillation.step import refuse_non_finite
 from shd_vit.errors import ConfigError
 from shd_vit.hosts.transformers.batch import give_positions
-from shd_vit.hosts.transformers.minillm.checks import check_rollouts, fit_vocabulary, prompt_limit
+from shd_vit.hosts.transformers.minillm.checks import (
+    check_rollouts,
+    check_text,
+    fit_vocabulary,
+    prompt_limit,
+)
 from shd_vit.hosts.transformers.minillm.config import MiniLLMConfig
 from shd_vit.hosts.transformers.minillm.corpus import Corpus
 from shd_vit.hosts.transformers.minillm.heads import Head, divergence
@@ -77,6 +82,7 @@ class MiniLLMTrainer(RolloutTrainer):
         check_rollouts(self, teacher)
         self.corpus = None
         if lm_dataset is not None:
+            check_text(lm_dataset, self.model, teacher)
             processes = self.accelerator.process_index, self.accelerator.num_processes
             size = args.per_device_train_batch_size
             self.corpus = Corpus(lm_dataset, size, *processes, args.seed)

@@ -88,6 +88,10 @@ def test_data(tmp_path):
 
 
 def test_plain_text(tmp_path):
+    with pytest.raises(ConfigError, match=r'no input_ids \(but text\)'):
+        trainer(tmp_path, lm_dataset=[dict(text='w1')] * 2)
+    with pytest.raises(ConfigError, match='have 33 tokens, more than the 32 positions of Llama'):
+        trainer(tmp_path, lm_dataset=[dict(input_ids=[1] * 33)] * 2)
     with pytest.raises(ConfigError, match='lm_dataset has 1 rows, a batch of all processes 2'):
         trainer(tmp_path, lm_dataset=[dict(input_ids=[1, 2])])
     made = trainer(tmp_path, lm_dataset=[dict(input_ids=[1, 2]), dict(input_ids=[1, 2, 3])])
