@@ -100,12 +100,12 @@ def _outputs(side: Side, value: Tensor, run) -> Tensor:
     shape = run.groups, B, k - 1, N, k, width
     outputs = torch.empty(shape, dtype=torch.float32, device=value.device)
     columns = min(padded(k * width), MOST_COLUMNS)
-    blocks = blocks_of(side.q, value)
-    parts = -(-k * width // columns) * (k - 1) * -(-N // blocks.rows)
+    blocks = blocks_of(side.q, value, size=k)
+    parts = -(-k * width // columns) * (k - 1) * -(-N // blocks.own)
     launch(
         *(kernels.head_outputs, parts * run.groups * B, blocks),
         *(side, value, value.stride()[:3], width, outputs, run.first_head, run.groups, N, M),
-        SIZE=k, ROWS=blocks.rows, KEYS=blocks.keys, COLUMNS=columns, **of_dots(side),
+        SIZE=k, ROWS=blocks.own, KEYS=blocks.other, COLUMNS=columns, **of_dots(side),
     )  # fmt: skip
     return outputs
 
@@ -118,29 +118,29 @@ class _StreamedLoss(StoredGradients):
         B, H, N, _ = query.shape
         M, device = key.shape[2], query.device
         student = side_of(query, key, factor, bias, mask, ignored)
-        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
-        blocks = blocks_of(student.q, teacher.q)
-        of_rows, of_keys = -(-N // blocks.rows), -(-M // blocks.keys)
+        grad_query, grad_key = (torch.empty_like(unit_stride(t)) for t in (query, key))
         losses, is_mse = [], distance == 'mse'
         slopes = torch.empty((B, H, N) if is_mse else 1, dtype=torch.float32, device=device)
         for run in runs_of(sizes):
-            part = torch.empty(B * run.groups * of_rows, dtype=torch.float32, device=device)
+            blocks = blocks_of(student.q, teacher.q, size=run.size)
+            of_rows, of_keys = (B * run.groups * -(-n // blocks.own) for n in (N, M))
+            part = torch.empty(of_rows, dtype=torch.float32, device=device)
             losses.append(part)
             sides = student, teacher, weights
             place = run.first_group, run.first_head, run.groups, N, M
             options = dict(
-                SIZE=run.size, IS_MSE=is_mse, ROWS=blocks.rows, KEYS=blocks.keys,
-                **of_dots(student), D_T=padded(teacher.width), PRECISION_T=precision(),
+                SIZE=run.size, IS_MSE=is_mse, **of_dots(student),
+                D_T=padded(teacher.width), PRECISION_T=precision(),
             )  # fmt: skip
             launch(
-                *(kernels.loss_of_rows, len(part), blocks, *sides, part, slopes),
+                *(kernels.loss_of_rows, of_rows, blocks, *sides, part, slopes),
                 *(grad_query, grad_query.stride()[:3], *place),
-                **options,
+                **dict(options, ROWS=blocks.own, KEYS=blocks.other),
             )
             launch(
-                *(kernels.gradient_of_keys, B * run.groups * of_keys, blocks, *sides, slopes),
+                *(kernels.gradient_of_keys, of_keys, blocks, *sides, slopes),
                 *(grad_key, grad_key.stride()[:3], *place),
-                **options,
+                **dict(options, ROWS=blocks.other, KEYS=blocks.own),
             )
         ctx.save_for_backward(grad_query, grad_key)
         ctx.rows = B * N if ignored is None else _num_rows(~ignored, B * N)

@@ -18,18 +18,24 @@ WIDTHS = 16, 128  # of heads, padded to a power of two: what the tensor cores ta
 
 
 class Blocks(NamedTuple):
-    """Of queries and keys that a program looks at a time, and its warps and stages."""
+    """Queries of a program that is made for some (or keys), keys that it looks at a time (or
+    queries), its warps, and the stages of its loop."""
 
-    rows: int = 64
-    keys: int = 64
+    own: int = 64  # of the tensor cores' largest product
+    other: int = 32  # with more, a tile of each map fills the registers, and few programs run
     warps: int = 4
     stages: int = 2
 
 
-def blocks_of(*tensors: Tensor) -> Blocks:
-    """By the type and the width of the heads: wide ones fill registers and shared memory."""
-    bytes_of_vector = max(t.element_size() * padded(t.shape[-1]) for t in tensors)
-    return Blocks(32, 32) if bytes_of_vector > 256 else Blocks()
+def blocks_of(*tensors: Tensor, size: int = 1) -> Blocks:
+    """By what fills registers and shared memory: the type and width of heads, and how many."""
+    width, bytes_of_number = (
+        max(padded(t.shape[-1]) for t in tensors),
+        max(t.element_size() for t in tensors),
+    )
+    if bytes_of_number > 2:  # multiplied without tensor cores
+        return Blocks(32, 32, stages=1) if width <= 64 else Blocks(16, 16, stages=1)
+    return Blocks(stages=2 if width * size <= 256 else 1)
 
 
 class Run(NamedTuple):
@@ -83,8 +89,8 @@ def side_of(
         rows = flags, of_flags[:3], many
     blocks = blocks_of(query)
     launch(
-        *(row_sums, B * H * -(-N // blocks.rows), blocks, side, *rows, N, M),
-        ROWS=blocks.rows, KEYS=blocks.keys, **of_dots(side),
+        *(row_sums, B * H * -(-N // blocks.own), blocks, side, *rows, N, M),
+        ROWS=blocks.own, KEYS=blocks.other, **of_dots(side),
     )  # fmt: skip
     return side
 

@@ -16,6 +16,9 @@ HIDDEN = tl.constexpr(-1e38)  # a logit whose softmax is 0, finite as its logari
 LOWEST = tl.constexpr(-1e37)  # of a bias that is finite: above HIDDEN
 
 
+UNROLLED = tl.constexpr(4)  # heads of a group up to which their loop is
+
+
 class Side(NamedTuple):
     """Queries and keys of one model, and what masks them; tensors are pointers in kernels.
 
@@ -131,19 +134,34 @@ def log_map(
 
 
 @triton.jit
+def weighed_map(
+    side, weights, b, h, seen, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
+    D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A map, times the weight of its head."""
+    log_p = log_map(side, b, h, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION)
+    return tl.exp2(log_p) * tl.load(weights + b * side.heads + h)
+
+
+@triton.jit
 def merged_map(
     side, weights, b, first, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
     SIZE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum of the maps of SIZE heads from ``first`` on."""
     seen = visible(side, b, i, j, N, M)
+    if SIZE == 1:  # alone, a head weighs 1
+        log_p = log_map(side, b, first, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION)
+        return tl.exp2(log_p)
     total = tl.full(seen.shape, 0.0, tl.float32)
-    for n in tl.static_range(SIZE):
-        log_p = log_map(
-            side, b, first + n, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION
-        )  # fmt: skip
-        if SIZE == 1:  # alone, a head weighs 1
-            total = tl.exp2(log_p)
-        else:
-            total += tl.exp2(log_p) * tl.load(weights + b * side.heads + first + n)
+    if SIZE <= UNROLLED:
+        for n in tl.static_range(SIZE):
+            total += weighed_map(
+                side, weights, b, first + n, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION
+            )
+    else:
+        for n in range(SIZE):
+            total += weighed_map(
+                side, weights, b, first + n, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION
+            )
     return total

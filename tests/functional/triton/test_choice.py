@@ -1,4 +1,4 @@
-"""The kernels are compared with plain torch before they are used, and left alone where they fail."""
+"""The kernels are compared with plain torch before they are used, and left where they fail."""
 
 import logging
 
@@ -84,7 +84,7 @@ def test_what_does_not_agree_is_left_with_one_warning(
 
 
 def test_a_batch_that_shows_nothing_decides_nothing(forgotten, monkeypatch):
-    entry, used = with_kernels(monkeypatch, lambda loss: loss)
+    entry, _ = with_kernels(monkeypatch, lambda loss: loss)
     same = call()
     with torch.no_grad():  # maps of a student that has learned all: no gradient
         for name in ('query', 'teacher_query'):

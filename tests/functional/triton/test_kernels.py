@@ -31,7 +31,7 @@ def trusted(monkeypatch):
 @pytest.fixture
 def small_tiles(monkeypatch):
     for module in (loss, sides):
-        monkeypatch.setattr(module, 'blocks_of', lambda *tensors: SMALL)
+        monkeypatch.setattr(module, 'blocks_of', lambda *tensors, size=1: SMALL)
 
 
 def moved(args, dtype=torch.float32):
@@ -221,7 +221,7 @@ def test_a_program_that_is_left_out_is_found(name, small_tiles, poisoned, monkey
 def test_a_tile_that_is_left_out_is_found(name, end, small_tiles, monkeypatch):
     def fewer(*args):
         start, stop = bounds(*args)
-        return (start, stop - SMALL.keys) if end else (start + SMALL.keys, stop)
+        return (start, stop - SMALL.other) if end else (start + SMALL.other, stop)
 
     bounds = getattr(loss.kernels, name)
     monkeypatch.setattr(loss.kernels, name, fewer)
