@@ -14,8 +14,9 @@ import warnings
 
 from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError, check_number
+from shd_vit.files import write_whole
 from shd_vit.lab.gpu import Goal, Outcome, goal_table, growth, steps, suites, training
-from shd_vit.lab.report import show
+from shd_vit.lab.report import as_markdown, show
 
 PARTS = ('tests', 'step', 'growth', 'training', 'loader')
 
@@ -43,14 +44,17 @@ def main() -> None:
     if not outcomes['versions'].wrong:
         for part in args.parts or PARTS:
             outcomes[part] = _measure(part, args)
+            show(list(outcomes[part].tables))
     goals = [goal for outcome in outcomes.values() for goal in outcome.goals]
     lines = [f'{part}: {line}' for part, outcome in outcomes.items() for line in outcome.wrong]
     lines += [f'{goal.name}: {goal.value:.2f}, at most {goal.limit:.2f}' for goal in missed(goals)]
-    tables = [table for outcome in outcomes.values() for table in outcome.tables]
-    if goals:
-        tables.append(goal_table(goals))
-    tables.append(('Wrong', [['what'], *([line] for line in lines or ['nothing'])]))
-    show(tables, args.markdown)
+    verdict = [goal_table(goals)] if goals else []
+    verdict.append(('Wrong', [['what'], *([line] for line in lines or ['nothing'])]))
+    show(verdict)
+    if args.markdown:
+        tables = [table for outcome in outcomes.values() for table in outcome.tables]
+        with write_whole(args.markdown) as part:
+            part.write_text('\n'.join(as_markdown(*table) for table in [*verdict, *tables]))
     if lines:
         raise SystemExit(1)
 

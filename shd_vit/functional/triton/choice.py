@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -36,14 +37,14 @@ FAINT = 1e-5  # a loss of nothing but rounding, as of a student that has its tea
 ROUNDS = 3  # of which the fastest counts
 
 
-class Verdict(NamedTuple):
-    """What is known of a class of shapes: what is wrong with the kernels, or what is fastest."""
+class Finding(NamedTuple):
+    """What is wrong with the kernels, if anything is."""
 
     error: str | None
-    fastest: str
 
 
-_verdicts: dict[tuple, Verdict] = {}
+_errors: dict[tuple, str | None] = {}  # by class of shapes, what is wrong with the kernels
+_fastest: dict[tuple, str] = {}  # likewise: 'triton', or 'auto' for what it would be without
 _warned: set[str] = set()
 _is_examining = False
 
@@ -68,17 +69,21 @@ def choose(backend: str, call: Call, shd_loss: Loss) -> str:
     if _is_examining:
         return backend
     key = shape_class(call)
-    if key not in _verdicts:
-        verdict = _examine(call, shd_loss)
-        if verdict is None:  # nothing to be seen of this batch
+    if key not in _errors:
+        found = _examine(call, shd_loss)
+        if found is None:  # nothing to be seen of this batch
             return backend
-        _verdicts[key] = verdict
-    error, fastest = _verdicts[key]
+        _errors[key] = found.error
+    error = _errors[key]
     if backend == 'triton':
         if error:
             raise RuntimeError(f"backend='triton': {error}")
         return backend
-    return fastest
+    if error:
+        return backend
+    if key not in _fastest:
+        _fastest[key] = _time(call, shd_loss)
+    return _fastest[key]
 
 
 def refusal(call: Call) -> str | None:
@@ -130,13 +135,22 @@ def shape_class(call: Call) -> tuple:
     )
 
 
-def _examine(call: Call, shd_loss: Loss) -> Verdict | None:
-    """Compare on a part, then time on the whole; None if the part shows nothing."""
+@contextmanager
+def _examination() -> Iterator[None]:
+    """Inside, what is asked for is run."""
     global _is_examining
-    if call['query'].is_cuda and torch.cuda.is_current_stream_capturing():
-        return None
     _is_examining = True
     try:
+        yield
+    finally:
+        _is_examining = False
+
+
+def _examine(call: Call, shd_loss: Loss) -> Finding | None:
+    """Compare with plain torch on a part of the batch; None if it shows nothing."""
+    if call['query'].is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    with _examination():
         part = part_of(call)
         wanted = _results(shd_loss, part, 'torch')
         if not all(t.isfinite().all() for t in wanted) or wanted[0].abs() < FAINT:
@@ -146,13 +160,9 @@ def _examine(call: Call, shd_loss: Loss) -> Verdict | None:
         except Exception as raised:  # whatever a toolchain may raise
             said = str(raised).strip() or 'for no reason given'
             error = f'{type(raised).__name__}: {said.splitlines()[0]}'
-        if error:
-            _warn(error)
-            return Verdict(error, 'auto')
-        fastest = _fastest(call, shd_loss) if call['query'].is_cuda else 'triton'
-        return Verdict(None, fastest)
-    finally:
-        _is_examining = False
+    if error:
+        _warn(error)
+    return Finding(error)
 
 
 def part_of(call: Call) -> Call:
@@ -223,11 +233,12 @@ def _difference(
     return None
 
 
-def _fastest(call: Call, shd_loss: Loss) -> str:
-    """'triton', or 'auto' where what that would be is faster on this batch."""
+def _time(call: Call, shd_loss: Loss) -> str:
+    """'triton', or 'auto' where what that would be without is faster on this batch."""
     other = 'torch' if compiler_error(call['query'].device.type) else 'compile'
-    times = {backend: _milliseconds(shd_loss, call, backend) for backend in ('triton', other)}
-    fastest = min(times, key=lambda backend: times[backend])
+    with _examination():
+        times = {name: _milliseconds(shd_loss, call, name) for name in ('triton', other)}
+    fastest = min(times, key=lambda name: times[name])
     B, H, N, _ = call['query'].shape
     spent = ', '.join(f'{backend} {ms:.2f} ms' for backend, ms in times.items())
     _logger.info('SHD of maps (%d, %d, %d) runs by %s: %s', B, H, N, fastest, spent)

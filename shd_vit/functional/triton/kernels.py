@@ -1,4 +1,4 @@
-"""The four passes over tiles, a program each a block of rows or keys of one head.
+"""The passes over tiles, a program each a block of rows or keys of one head.
 
 Rows of long maps do not fit on chip: their sums come first, then whatever is made of the maps. No
 two programs write the same numbers, so results do not depend on their order. Legend as in
@@ -10,15 +10,18 @@ import triton.language as tl
 
 from shd_vit.functional.triton.tiles import (
     HIDDEN,
+    is_partial,
     keys_seen,
+    log2,
     log_map,
     logits,
     merged_map,
     queries_seen,
     sums_of_rows,
     vectors,
-    visible,
 )
+
+TINY = tl.constexpr(1.2e-38)  # of the numbers that the processor's logarithm takes for other than 0
 
 
 @triton.jit
@@ -39,8 +42,8 @@ def row_sums(
     for first in range(start // KEYS * KEYS, stop, KEYS):
         keys = first + tl.arange(0, KEYS)
         k = vectors(side.k, side.k_strides, b, h, keys, M, side.width, D)
-        seen = visible(side, b, i, keys[None, :], N, M)
-        tile = logits(side, q, k, seen, b, h, i, keys[None, :], N, M, PRECISION)
+        partial = is_partial(side, block * ROWS, ROWS, first, KEYS, N, M)
+        tile = logits(side, q, k, partial, b, h, i, keys[None, :], N, M, PRECISION)
         larger = tl.maximum(largest, tl.max(tile, 1))
         total = total * tl.exp2(largest - larger) + tl.sum(tl.exp2(tile - larger[:, None]), 1)
         largest = larger
@@ -70,30 +73,84 @@ def head_outputs(
     member, rest = rest % (SIZE - 1), rest // (SIZE - 1)
     block, rest = rest % blocks, rest // blocks
     group, b = rest % groups, rest // groups
-    head = first_head + group * SIZE
-    rows = block * ROWS + tl.arange(0, ROWS)
-    i = rows[:, None]
+    head, row = first_head + group * SIZE, block * ROWS
     of_head = (head + columns // value_width) * value_strides[1] + columns % value_width
     of_head += b.to(tl.int64) * value_strides[0]
-    start, stop = keys_seen(side, side, block * ROWS, ROWS, N, M)
+    start, stop = keys_seen(side, side, row, ROWS, N, M)
     total = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
     for first in range(start // KEYS * KEYS, stop, KEYS):
+        delta = difference_of_maps(
+            side, b, head, 1 + member, row, ROWS, first, KEYS, N, M, D, PRECISION
+        )  # fmt: skip
         keys = first + tl.arange(0, KEYS)
-        j = keys[None, :]
-        seen = visible(side, b, i, j, N, M)
-        one = log_map(side, b, head, seen, i, j, rows, keys, N, M, False, D, PRECISION)
-        other = log_map(
-            side, b, head + 1 + member, seen, i, j, rows, keys, N, M, False, D, PRECISION
-        )
         inside = (keys[:, None] < M) & (columns[None, :] < width)
         places = value + of_head[None, :] + keys[:, None] * value_strides[2]
         v = tl.load(places, mask=inside, other=0.0)
-        delta = (tl.exp2(other) - tl.exp2(one)).to(v.dtype)
-        total = tl.dot(delta, v, total, input_precision=PRECISION)
+        total = tl.dot(delta.to(v.dtype), v, total, input_precision=PRECISION)
+    i = (row + tl.arange(0, ROWS))[:, None]
     batch = tl.num_programs(0) // (parts * (SIZE - 1) * blocks * groups)
     of_rows = ((group * batch + b).to(tl.int64) * (SIZE - 1) + member) * N + i
     inside = (i < N) & (columns[None, :] < width)
     tl.store(outputs + of_rows * width + columns[None, :], total, mask=inside)
+
+
+@triton.jit
+def pair_sums(
+    side, value, value_strides, width, grams, sums, first_head, groups, N, M,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, D_V: tl.constexpr, OF_PRODUCT: tl.constexpr,
+    D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """<Delta S, Delta X_1> and ||Delta S||^2 of a block of rows of each pair of heads.
+
+    The sums (B, groups, blocks, 2) of :func:`shd_vit.functional.squeeze.pair_weight`, of the second
+    head less the first, with ``grams`` (groups, 2 width, 2 width).
+    """
+    blocks = (N + ROWS - 1) // ROWS
+    block, rest = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    group, b = rest % groups, rest // groups
+    head, row = first_head + 2 * group, block * ROWS
+    start, stop = keys_seen(side, side, row, ROWS, N, M)
+    u = tl.full([ROWS, D_V], 0.0, tl.float32)  # Delta V_1
+    other_u = tl.full([ROWS, D_V], 0.0, tl.float32)  # Delta V_2
+    for first in range(start // KEYS * KEYS, stop, KEYS):
+        delta = difference_of_maps(side, b, head, 1, row, ROWS, first, KEYS, N, M, D, PRECISION)
+        keys = first + tl.arange(0, KEYS)
+        v = vectors(value, value_strides, b, head, keys, M, width, D_V)
+        delta = delta.to(v.dtype)
+        u = tl.dot(delta, v, u, input_precision=PRECISION)
+        v = vectors(value, value_strides, b, head + 1, keys, M, width, D_V)
+        other_u = tl.dot(delta, v, other_u, input_precision=PRECISION)
+    gram = grams + group * 4 * width * width
+    own = weighed_product(u, u, gram, width, D_V, OF_PRODUCT)
+    mixed = weighed_product(u, other_u, gram + width, width, D_V, OF_PRODUCT)
+    gram += 2 * width * width + width
+    rest = weighed_product(other_u, other_u, gram, width, D_V, OF_PRODUCT)
+    tl.store(sums + 2 * tl.program_id(0), own + mixed)
+    tl.store(sums + 2 * tl.program_id(0) + 1, own + 2 * mixed + rest)
+
+
+@triton.jit
+def weighed_product(left, right, gram, width, D_V: tl.constexpr, OF_PRODUCT: tl.constexpr):
+    """<left^T right, a block of a Gram matrix>."""
+    row, column = tl.arange(0, D_V)[:, None], tl.arange(0, D_V)[None, :]
+    inside = (row < width) & (column < width)
+    weights = tl.load(gram + row * 2 * width + column, mask=inside, other=0.0)
+    product = tl.dot(tl.trans(left), right, input_precision=OF_PRODUCT)
+    return tl.sum(tl.sum(product * weights, 1), 0)
+
+
+@triton.jit
+def difference_of_maps(
+    side, b, head, member, row, ROWS: tl.constexpr, key, KEYS: tl.constexpr, N, M,
+    D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The map of ``head + member`` less that of ``head``: a tile; 0 in rows beyond N."""
+    rows, keys = row + tl.arange(0, ROWS), key + tl.arange(0, KEYS)
+    i, j = rows[:, None], keys[None, :]
+    partial = is_partial(side, row, ROWS, key, KEYS, N, M)
+    one = log_map(side, b, head, partial, i, j, rows, keys, N, M, False, D, PRECISION)
+    other = log_map(side, b, head + member, partial, i, j, rows, keys, N, M, False, D, PRECISION)
+    return tl.exp2(other) - tl.exp2(one)
 
 
 @triton.jit
@@ -110,95 +167,106 @@ def loss_of_rows(
     blocks = (N + ROWS - 1) // ROWS
     block, g = tl.program_id(0) % blocks, tl.program_id(0) // blocks % groups
     b, h = tl.program_id(0) // blocks // groups, first_group + g
-    head = first_head + g * SIZE
-    rows = block * ROWS + tl.arange(0, ROWS)
-    i = rows[:, None]
-    counts = sums_of_rows(student, b, h, i, N) != float('inf')
-    start, stop = keys_seen(student, teacher, block * ROWS, ROWS, N, M)
+    head, row = first_head + g * SIZE, block * ROWS
+    rows = row + tl.arange(0, ROWS)
+    counts = sums_of_rows(student, b, h, rows, N) != float('inf')
+    start, stop = keys_seen(student, teacher, row, ROWS, N, M)
     start = start // KEYS * KEYS
-    of_slopes = slopes + (b * student.heads + h).to(tl.int64) * N + rows
     loss = tl.full([ROWS], 0.0, tl.float32)
     slope = tl.full([ROWS], 0.0, tl.float32)
     if IS_MSE:
         for first in range(start, stop, KEYS):
-            keys = first + tl.arange(0, KEYS)
             log_p, wanted = both_maps(
-                student, teacher, weights, b, h, head, counts, i, keys[None, :], rows, keys, N, M,
-                False, SIZE, D, PRECISION, D_T, PRECISION_T,
+                student, teacher, weights, b, h, head, row, ROWS, first, KEYS, N, M, False,
+                SIZE, D, PRECISION, D_T, PRECISION_T,
             )  # fmt: skip
             p = tl.exp2(log_p)
             loss += tl.sum((p - wanted) * (p - wanted), 1)
             slope += tl.sum((p - wanted) * p, 1)
+        of_slopes = slopes + (b * student.heads + h).to(tl.int64) * N + rows
         tl.store(of_slopes, slope, mask=rows < N)
     total = tl.full([ROWS, D], 0.0, tl.float32)
     for first in range(start, stop, KEYS):
-        keys = first + tl.arange(0, KEYS)
         log_p, wanted = both_maps(
-            student, teacher, weights, b, h, head, counts, i, keys[None, :], rows, keys, N, M,
-            False, SIZE, D, PRECISION, D_T, PRECISION_T,
+            student, teacher, weights, b, h, head, row, ROWS, first, KEYS, N, M, False,
+            SIZE, D, PRECISION, D_T, PRECISION_T,
         )  # fmt: skip
         if not IS_MSE:
-            loss += tl.sum(divergence(log_p, wanted), 1)
+            loss += tl.sum(divergence(student, log_p, wanted), 1)
         residual = of_logits(log_p, wanted, slope[:, None], IS_MSE)
+        keys = first + tl.arange(0, KEYS)
         k = vectors(student.k, student.k_strides, b, h, keys, M, student.width, D)
         total = tl.dot(residual.to(k.dtype), k, total, input_precision=PRECISION)
-    tl.store(losses + tl.program_id(0), tl.sum(loss, 0))
-    put(grad, grad_strides, b, h, rows, total * student.factor, N, student.width, D)
+    tl.store(losses + tl.program_id(0), tl.sum(tl.where(counts, loss, 0.0), 0))
+    total = tl.where(counts[:, None], total * student.factor, 0.0)
+    put(grad, grad_strides, b, h, rows, total, N, student.width, D)
 
 
 @triton.jit
 def gradient_of_keys(
     student, teacher, weights, slopes, grad, grad_strides,
     first_group, first_head, groups, N, M, SIZE: tl.constexpr, IS_MSE: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
-    D_T: tl.constexpr, PRECISION_T: tl.constexpr,
+    SOME_COUNT: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    D: tl.constexpr, PRECISION: tl.constexpr, D_T: tl.constexpr, PRECISION_T: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a block of keys of a student head; tiles have a row a key."""
+    """Gradient of a block of keys of a student head; tiles have a row a key.
+
+    SOME_COUNT: not all of the rows up to N do.
+    """
     blocks = (M + KEYS - 1) // KEYS
     block, g = tl.program_id(0) % blocks, tl.program_id(0) // blocks % groups
     b, h = tl.program_id(0) // blocks // groups, first_group + g
-    head = first_head + g * SIZE
-    keys = block * KEYS + tl.arange(0, KEYS)
-    start, stop = queries_seen(student, teacher, block * KEYS, KEYS, N, M)
+    head, key = first_head + g * SIZE, block * KEYS
+    start, stop = queries_seen(student, teacher, key, KEYS, N, M)
     total = tl.full([KEYS, D], 0.0, tl.float32)
     for first in range(start // ROWS * ROWS, stop, ROWS):
         rows = first + tl.arange(0, ROWS)
         i = rows[None, :]
-        counts = sums_of_rows(student, b, h, i, N) != float('inf')
         log_p, wanted = both_maps(
-            student, teacher, weights, b, h, head, counts, i, keys[:, None], rows, keys, N, M,
-            True, SIZE, D, PRECISION, D_T, PRECISION_T,
+            student, teacher, weights, b, h, head, first, ROWS, key, KEYS, N, M, True,
+            SIZE, D, PRECISION, D_T, PRECISION_T,
         )  # fmt: skip
         slope = 0.0
         if IS_MSE:
             of_slopes = slopes + (b * student.heads + h).to(tl.int64) * N
             slope = tl.load(of_slopes + i, mask=i < N, other=0.0)
         residual = of_logits(log_p, wanted, slope, IS_MSE)
+        if SOME_COUNT:
+            counts = sums_of_rows(student, b, h, i, N) != float('inf')
+            residual = tl.where(counts, residual, 0.0)
         q = vectors(student.q, student.q_strides, b, h, rows, N, student.width, D)
         total = tl.dot(residual.to(q.dtype), q, total, input_precision=PRECISION)
+    keys = key + tl.arange(0, KEYS)
     put(grad, grad_strides, b, h, keys, total * student.factor, M, student.width, D)
 
 
 @triton.jit
 def both_maps(
-    student, teacher, weights, b, h, head, counts, i, j, rows, keys, N, M, BY_KEYS: tl.constexpr,
-    SIZE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
+    student, teacher, weights, b, h, head, row, ROWS: tl.constexpr, key, KEYS: tl.constexpr, N, M,
+    BY_KEYS: tl.constexpr, SIZE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
     D_T: tl.constexpr, PRECISION_T: tl.constexpr,
 ):  # fmt: skip
-    """Logarithms of the student's map in base 2, and the teacher's merged one; a tile."""
+    """Logarithms of the student's map in base 2, and the teacher's merged one: a tile."""
+    rows, keys = row + tl.arange(0, ROWS), key + tl.arange(0, KEYS)
+    if BY_KEYS:
+        i, j = rows[None, :], keys[:, None]
+    else:
+        i, j = rows[:, None], keys[None, :]
+    partial = is_partial(teacher, row, ROWS, key, KEYS, N, M)
     wanted = merged_map(
-        teacher, weights, b, head, i, j, rows, keys, N, M, BY_KEYS, SIZE, D_T, PRECISION_T
+        teacher, weights, b, head, partial, i, j, rows, keys, N, M, BY_KEYS, SIZE, D_T, PRECISION_T
     )  # fmt: skip
-    seen = visible(student, b, i, j, N, M)
-    log_p = log_map(student, b, h, seen, i, j, rows, keys, N, M, BY_KEYS, D, PRECISION)
-    return log_p, tl.where(counts, wanted, 0.0)
+    partial = is_partial(student, row, ROWS, key, KEYS, N, M)
+    log_p = log_map(student, b, h, partial, i, j, rows, keys, N, M, BY_KEYS, D, PRECISION)
+    return log_p, wanted
 
 
 @triton.jit
-def divergence(log_p, wanted):
+def divergence(student, log_p, wanted):
     """``wanted log2(wanted / p)``; what is no number stays none."""
-    finite = tl.where(log_p < -3.4e38, -3.4e38, log_p)
-    return tl.where(wanted <= 0, 0.0, wanted * (tl.log2(wanted) - finite))
+    if student.bias is not None:  # keys may be at -inf, and 0 * -inf would be NaN
+        log_p = tl.where(log_p < -3.4e38, -3.4e38, log_p)
+    return wanted * (log2(tl.maximum(wanted, TINY)) - log_p)
 
 
 @triton.jit

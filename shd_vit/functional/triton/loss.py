@@ -10,11 +10,11 @@ from torch import Tensor
 from shd_vit.functional.attention import softmax_factor
 from shd_vit.functional.attention_loss import StoredGradients, _either, _num_rows
 from shd_vit.functional.masks import Mask, ignored_queries, scaled
-from shd_vit.functional.merging import columns_of, group_weights
-from shd_vit.functional.squeeze import gram_matrix
+from shd_vit.functional.merging import columns_of, group_weights, weigh_linear
 from shd_vit.functional.teacher import TeacherMaps
 from shd_vit.functional.triton import kernels
 from shd_vit.functional.triton.sides import (
+    Run,
     blocks_of,
     launch,
     of_dots,
@@ -56,7 +56,7 @@ def streamed_loss(
     B, _, N, _ = query.shape
     M = key.shape[2]
     factor = softmax_factor(scale, temperature)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
         bias = scaled(bias, temperature)
         ignored = ignored_queries(bias, mask, B, N, M, query.device)
         ignored = _either(ignored, teacher.ignored, B)
@@ -72,28 +72,54 @@ def head_weights(side: Side, teacher: TeacherMaps, out_proj: Tensor | None) -> T
     """The weights (B, H) of the teacher's heads, in float32."""
     B, H, _, _ = teacher.query.shape
     weights = torch.ones(B, H, device=teacher.query.device)
+    value, weigh = teacher.value, teacher.weigh
     for run in runs_of(teacher.sizes):
         if run.size == 1:
             continue
-        heads = [
-            slice(first, first + run.size)
-            for first in range(run.first_head, run.first_head + run.groups * run.size, run.size)
-        ]
-        if teacher.value is None:
+        heads = slice(run.first_head, run.first_head + run.groups * run.size)
+        if value is None:
             nothing = weights.new_empty(B, run.size - 1, 0, run.size, 0)
-            of_groups: list = [(nothing, None)] * run.groups
-        else:
-            assert out_proj is not None
-            width = teacher.value.shape[-1]
-            outputs = _outputs(side, teacher.value, run)
-            grams = [gram_matrix(out_proj[:, columns_of(own, width)]) for own in heads]
-            of_groups = list(zip(outputs, grams, strict=True))
-        for own, made in zip(heads, of_groups, strict=True):
-            weights[:, own] = group_weights(teacher.weigh, *made).float()
+            weights[:, heads] = group_weights(weigh, nothing, None).repeat(1, run.groups)
+            continue
+        assert out_proj is not None
+        columns = out_proj[:, columns_of(heads, value.shape[-1])]
+        grams = _grams(columns.unflatten(1, (run.groups, -1)).movedim(1, 0))
+        is_narrow = padded(2 * value.shape[-1]) <= MOST_COLUMNS and value.element_size() == 2
+        if weigh is weigh_linear and run.size == 2 and is_narrow:
+            first = _pair_weights(side, value, grams, run)
+            weights[:, heads] = torch.stack([first, 1 - first], dim=2).flatten(1)
+            continue
+        outputs = _outputs(side, value, run)
+        made = [group_weights(weigh, *group) for group in zip(outputs, grams, strict=True)]
+        weights[:, heads] = torch.cat(made, dim=1).float()
     return weights
 
 
-def _outputs(side: Side, value: Tensor, run) -> Tensor:
+def _grams(weight: Tensor) -> Tensor:
+    """``W^T W`` of each group's columns, (groups, E, F), in float32."""
+    weight = weight.float()
+    return weight.mT @ weight
+
+
+def _pair_weights(side: Side, value: Tensor, grams: Tensor, run: Run) -> Tensor:
+    """The weights (B, groups) of the first heads of pairs, as :func:`pair_weight`'s, clamped."""
+    value = unit_stride(value)
+    (B, _, M, width), N = value.shape, side.q.shape[2]
+    blocks = blocks_of(side.q, value, size=2)
+    parts = -(-N // blocks.own)
+    sums = torch.empty(B, run.groups, parts, 2, dtype=torch.float32, device=value.device)
+    launch(
+        *(kernels.pair_sums, B * run.groups * parts, blocks),
+        *(side, value, value.stride()[:3], width, grams, sums, run.first_head, run.groups, N, M),
+        ROWS=blocks.own, KEYS=blocks.other, D_V=padded(width), OF_PRODUCT='tf32',
+        **of_dots(side),
+    )  # fmt: skip
+    toward_first, norm = sums.sum(2).unbind(2)
+    # Equal heads: every weight gives the same map. What is no number stays none.
+    return torch.where(norm <= 0, 0.5, toward_first / norm).clamp(0, 1)
+
+
+def _outputs(side: Side, value: Tensor, run: Run) -> Tensor:
     """What the maps of each group make of its values: (groups, B, k - 1, N, k, D_v)."""
     value = unit_stride(value)
     (B, _, M, width), N, k = value.shape, side.q.shape[2], run.size
@@ -140,7 +166,7 @@ class _StreamedLoss(StoredGradients):
             launch(
                 *(kernels.gradient_of_keys, of_keys, blocks, *sides, slopes),
                 *(grad_key, grad_key.stride()[:3], *place),
-                **dict(options, ROWS=blocks.other, KEYS=blocks.own),
+                **dict(options, ROWS=blocks.other, KEYS=blocks.own, SOME_COUNT=ignored is not None),
             )
         ctx.save_for_backward(grad_query, grad_key)
         ctx.rows = B * N if ignored is None else _num_rows(~ignored, B * N)

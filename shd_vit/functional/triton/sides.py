@@ -35,7 +35,7 @@ def blocks_of(*tensors: Tensor, size: int = 1) -> Blocks:
     )
     if bytes_of_number > 2:  # multiplied without tensor cores
         return Blocks(32, 32, stages=1) if width <= 64 else Blocks(16, 16, stages=1)
-    return Blocks(stages=2 if width * size <= 256 else 1)
+    return Blocks(stages=3 if width * size <= 128 else 2 if width * size <= 256 else 1)
 
 
 class Run(NamedTuple):

@@ -6,11 +6,15 @@ their factor.
 """
 
 # Annotations are read by Triton: not to be postponed.
+import os
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
+# On NVIDIA's cards, as compiled.
+HAS_LOG2 = tl.constexpr(bool(torch.version.cuda) and os.environ.get('TRITON_INTERPRET') != '1')
 LOG2_E = tl.constexpr(1.4426950408889634)
 HIDDEN = tl.constexpr(-1e38)  # a logit whose softmax is 0, finite as its logarithm
 LOWEST = tl.constexpr(-1e37)  # of a bias that is finite: above HIDDEN
@@ -85,8 +89,17 @@ def visible(side, b, i, j, N, M):
 
 
 @triton.jit
-def logits(side, left, right, seen, b, h, i, j, N, M, PRECISION: tl.constexpr):
-    """Those of ``left @ right.T``, queries or keys each, in base 2."""
+def is_partial(side, i, ROWS: tl.constexpr, j, KEYS: tl.constexpr, N, M):
+    """Whether queries i to i + ROWS may not see all of keys j to j + KEYS."""
+    if side.codes is not None:
+        return True
+    nearest, farthest = i + (M - N) - (j + KEYS - 1), i + ROWS - 1 + (M - N) - j
+    return (j + KEYS > M) | (farthest >= side.before) | (nearest <= -side.after)
+
+
+@triton.jit
+def logits(side, left, right, partial, b, h, i, j, N, M, PRECISION: tl.constexpr):
+    """Those of ``left @ right.T``, queries or keys each, in base 2; all seen if not ``partial``."""
     tile = tl.dot(left, tl.trans(right), input_precision=PRECISION) * (side.factor * LOG2_E)
     if side.bias is not None:
         s = side.bias_strides
@@ -94,11 +107,13 @@ def logits(side, left, right, seen, b, h, i, j, N, M, PRECISION: tl.constexpr):
         inside = (i < N) & (j < M)
         bias = tl.load(start + i.to(tl.int64) * s[2] + j * s[3], mask=inside, other=0)
         if side.bias.dtype.element_ty == tl.int8:
-            seen &= bias != 0
+            tile = tl.where(bias != 0, tile, HIDDEN)
         else:
             bias = bias.to(tl.float32) * LOG2_E
             tile += tl.where((bias < LOWEST) & (bias != float('-inf')), LOWEST, bias)
-    return tl.where(seen, tile, HIDDEN)
+    if partial:
+        tile = tl.where(visible(side, b, i, j, N, M), tile, HIDDEN)
+    return tile
 
 
 @triton.jit
@@ -120,48 +135,62 @@ def queries_seen(one, other, j, KEYS: tl.constexpr, N, M):
 
 @triton.jit
 def log_map(
-    side, b, h, seen, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
+    side, b, h, partial, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
     D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Base-2 logarithms of a map at ``queries`` and ``keys``; its rows are keys if BY_KEYS."""
     q = vectors(side.q, side.q_strides, b, h, queries, N, side.width, D)
     k = vectors(side.k, side.k_strides, b, h, keys, M, side.width, D)
     if BY_KEYS:
-        tile = logits(side, k, q, seen, b, h, i, j, N, M, PRECISION)
+        tile = logits(side, k, q, partial, b, h, i, j, N, M, PRECISION)
     else:
-        tile = logits(side, q, k, seen, b, h, i, j, N, M, PRECISION)
+        tile = logits(side, q, k, partial, b, h, i, j, N, M, PRECISION)
     return tile - sums_of_rows(side, b, h, i, N)
 
 
 @triton.jit
 def weighed_map(
-    side, weights, b, h, seen, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
+    side, weights, b, h, partial, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
     D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A map, times the weight of its head."""
-    log_p = log_map(side, b, h, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION)
+    log_p = log_map(side, b, h, partial, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION)
     return tl.exp2(log_p) * tl.load(weights + b * side.heads + h)
 
 
 @triton.jit
 def merged_map(
-    side, weights, b, first, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
+    side, weights, b, first, partial, i, j, queries, keys, N, M, BY_KEYS: tl.constexpr,
     SIZE: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum of the maps of SIZE heads from ``first`` on."""
-    seen = visible(side, b, i, j, N, M)
     if SIZE == 1:  # alone, a head weighs 1
-        log_p = log_map(side, b, first, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION)
-        return tl.exp2(log_p)
-    total = tl.full(seen.shape, 0.0, tl.float32)
+        return tl.exp2(
+            log_map(side, b, first, partial, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION)
+        )
+    total = weighed_map(
+        side, weights, b, first, partial, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION
+    )  # fmt: skip
     if SIZE <= UNROLLED:
-        for n in tl.static_range(SIZE):
+        for n in tl.static_range(1, SIZE):
             total += weighed_map(
-                side, weights, b, first + n, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION
-            )
+                side, weights, b, first + n, partial, i, j, queries, keys, N, M, BY_KEYS, D,
+                PRECISION,
+            )  # fmt: skip
     else:
-        for n in range(SIZE):
+        for n in range(1, SIZE):
             total += weighed_map(
-                side, weights, b, first + n, seen, i, j, queries, keys, N, M, BY_KEYS, D, PRECISION
-            )
+                side, weights, b, first + n, partial, i, j, queries, keys, N, M, BY_KEYS, D,
+                PRECISION,
+            )  # fmt: skip
     return total
+
+
+@triton.jit
+def log2(x):
+    """The processor's own, where there is one: Triton's takes as long as all else of a tile."""
+    if HAS_LOG2:
+        return tl.inline_asm_elementwise(
+            'lg2.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.log2(x)

@@ -70,7 +70,8 @@ def _thrice(step: Step) -> None:
 def _choices() -> tuple[str, list[list[str]]]:
     """What 'auto' has found out."""
     rows = [['maps (up to 2^b samples, 2^n tokens)', 'Triton kernels', 'auto takes']]
-    for key, (error, fastest) in choice._verdicts.items():
+    for key, error in choice._errors.items():
+        fastest = choice._fastest.get(key, 'not asked')
         rows.append([str(key[1]), error or 'agree', 'others' if fastest == 'auto' else fastest])
     return 'Choices of backend="auto"', rows
 

@@ -25,12 +25,17 @@ def call(dtype=torch.float32, N=6, B=2, **options):
     return {**given, **rest, **options}
 
 
+TIMED = choice._time
+
+
 @pytest.fixture
 def forgotten(monkeypatch):
     """Nothing has been found out yet, and a CPU will do."""
-    monkeypatch.setattr(choice, '_verdicts', {})
+    monkeypatch.setattr(choice, '_errors', {})
+    monkeypatch.setattr(choice, '_fastest', {})
     monkeypatch.setattr(choice, '_warned', set())
     monkeypatch.setattr(choice, '_unavailable', lambda device, backend: None)
+    monkeypatch.setattr(choice, '_time', lambda call, entry: 'triton')
 
 
 def with_kernels(monkeypatch, kernels):
@@ -90,7 +95,7 @@ def test_a_batch_that_shows_nothing_decides_nothing(forgotten, monkeypatch):
         for name in ('query', 'teacher_query'):
             same[name].zero_()
     assert choice.choose('auto', same, entry) == 'auto'
-    assert not choice._verdicts
+    assert not choice._errors
     assert choice.choose('auto', call(), entry) == 'triton'
 
 
@@ -145,9 +150,31 @@ def test_the_part_of_queries_after_a_prefix_has_its_keys(monkeypatch):
     shd_loss(**part, backend='torch')
 
 
+@pytest.mark.parametrize('times', [dict(triton=1.0, torch=2.0), dict(triton=2.0, torch=1.0)])
+def test_the_faster_stays(times, forgotten, monkeypatch, caplog):
+    timed = []
+
+    def milliseconds(entry, call, backend):
+        timed.append(backend)
+        return times[backend]
+
+    monkeypatch.setattr(choice, '_time', TIMED)
+    monkeypatch.setattr(choice, '_milliseconds', milliseconds)
+    monkeypatch.setattr(choice, 'compiler_error', lambda device_type: 'there is none')
+    entry, _ = with_kernels(monkeypatch, lambda loss: loss)
+    fastest = min(times, key=times.get)
+    with caplog.at_level(logging.INFO, NAME):
+        for _ in range(2):
+            chosen = choice.choose('auto', call(), entry)
+            assert chosen == ('triton' if fastest == 'triton' else 'auto')
+    assert timed == ['triton', 'torch']
+    assert f'(2, 1, 6) runs by {fastest}: triton {times["triton"]:.2f} ms' in caplog.text
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
-def test_a_gpu_runs_them_and_says_so(dtype, forgotten, caplog):
+def test_a_gpu_runs_them_and_says_so(dtype, forgotten, monkeypatch, caplog):
+    monkeypatch.setattr(choice, '_time', TIMED)
     given = {
         k: v.detach().cuda().requires_grad_(v.requires_grad) if torch.is_tensor(v) else v
         for k, v in call(dtype, N=300, B=3).items()

@@ -195,14 +195,16 @@ def test_what_is_no_number_shows(place, small_tiles):
 
 
 @pytest.fixture
-def poisoned(monkeypatch):
+def poisoned():
     """Memory that nobody has written is NaN."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize('name', ['row_sums', 'head_outputs', 'loss_of_rows', 'gradient_of_keys'])
+@pytest.mark.parametrize(
+    'name', ['row_sums', 'head_outputs', 'pair_sums', 'loss_of_rows', 'gradient_of_keys']
+)
 def test_a_program_that_is_left_out_is_found(name, small_tiles, poisoned, monkeypatch):
     def launch(kernel, programs, *args, **constants):
         last = kernel is getattr(loss.kernels, name)
@@ -211,8 +213,9 @@ def test_a_program_that_is_left_out_is_found(name, small_tiles, poisoned, monkey
     sides_launch = sides.launch
     for module in (loss, sides):
         monkeypatch.setattr(module, 'launch', launch)
+    dtype, near = (torch.float16, 2e-3) if name == 'pair_sums' else (torch.float32, 1e-5)
     with pytest.raises(AssertionError):
-        check(layer(Mask(), (1, 2), B=1))
+        check(layer(Mask(), (1, 2), B=1), dtype=dtype, near=near)
 
 
 @pytest.mark.skipif(DEVICE == 'cuda', reason='compiled kernels cannot be changed')
