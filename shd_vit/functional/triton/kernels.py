@@ -120,11 +120,16 @@ def pair_sums(
         u = tl.dot(delta, v, u, input_precision=PRECISION)
         v = vectors(value, value_strides, b, head + 1, keys, M, width, D_V)
         other_u = tl.dot(delta, v, other_u, input_precision=PRECISION)
-    gram = grams + group * 4 * width * width
+    sums_of_pair(sums, u, other_u, grams + group * 4 * width * width, width, D_V, OF_PRODUCT)
+
+
+@triton.jit
+def sums_of_pair(sums, u, other_u, gram, width, D_V: tl.constexpr, OF_PRODUCT: tl.constexpr):
+    """Store the sums of this program, from Delta V_1 and Delta V_2."""
     own = weighed_product(u, u, gram, width, D_V, OF_PRODUCT)
     mixed = weighed_product(u, other_u, gram + width, width, D_V, OF_PRODUCT)
-    gram += 2 * width * width + width
-    rest = weighed_product(other_u, other_u, gram, width, D_V, OF_PRODUCT)
+    last = gram + 2 * width * width + width
+    rest = weighed_product(other_u, other_u, last, width, D_V, OF_PRODUCT)
     tl.store(sums + 2 * tl.program_id(0), own + mixed)
     tl.store(sums + 2 * tl.program_id(0) + 1, own + 2 * mixed + rest)
 

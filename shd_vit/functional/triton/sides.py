@@ -14,6 +14,7 @@ from shd_vit.functional.masks import Mask
 from shd_vit.functional.triton.kernels import row_sums
 from shd_vit.functional.triton.tiles import Side
 
+WHOLE_KEYS = 256  # up to which a program has whole rows of a map
 WIDTHS = 16, 128  # of heads, padded to a power of two: what the tensor cores take, and what fits
 
 
@@ -38,6 +39,19 @@ def blocks_of(*tensors: Tensor, size: int = 1) -> Blocks:
     return Blocks(stages=3 if width * size <= 128 else 2 if width * size <= 256 else 1)
 
 
+def rows_fit(keys: int, *heads: Tensor) -> bool:
+    """Whether a program can have whole rows of the maps of these heads."""
+    return keys <= WHOLE_KEYS and all(
+        t.element_size() == 2 and padded(t.shape[-1]) <= 64 for t in heads
+    )
+
+
+def blocks_of_whole(keys: int) -> Blocks:
+    """Of a program that has whole rows."""
+    other = max(64, 1 << (keys - 1).bit_length())
+    return Blocks(64, other, 8 if other > 128 else 4, 1)
+
+
 class Run(NamedTuple):
     """Groups of one size, next to each other."""
 
@@ -56,7 +70,13 @@ def runs_of(sizes: tuple[int, ...]) -> Iterator[Run]:
 
 
 def side_of(
-    query: Tensor, key: Tensor, factor: float, bias: Tensor | None, mask: Mask, ignored
+    query: Tensor,
+    key: Tensor,
+    factor: float,
+    bias: Tensor | None,
+    mask: Mask,
+    ignored: Tensor | None,
+    is_summed: bool,
 ) -> Side:
     """Of (B, H, N, D) and (B, H, M, D); runs the pass over rows that the others stand on.
 
@@ -67,6 +87,7 @@ def side_of(
         bias: Of the softmax, broadcastable to (W, H, N, M).
         mask: What its queries see besides.
         ignored: Rows that do not count, broadcastable to (W, H, N, 1); or None.
+        is_summed: Whether to run that pass; if not, another stores the sums.
     """
     if query.dtype != key.dtype:  # neither is rounded to the other's type
         query, key = widen(query), widen(key)
@@ -83,6 +104,8 @@ def side_of(
         *(query.stride()[:3], key.stride()[:3], strides, windows, H, float(factor)),
         *(before, 1 if mask.is_causal else before, D),
     )
+    if not is_summed:
+        return side
     rows: tuple[Any, ...] = None, (0, 0, 0), 1
     if ignored is not None:
         flags, many, of_flags = _broadcast(ignored, (H, N, 1))

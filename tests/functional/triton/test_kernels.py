@@ -30,6 +30,7 @@ def trusted(monkeypatch):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
+    monkeypatch.setattr(sides, 'WHOLE_KEYS', 0)
     for module in (loss, sides):
         monkeypatch.setattr(module, 'blocks_of', lambda *tensors, size=1: SMALL)
 
@@ -171,6 +172,32 @@ def test_grouped_key_heads_and_strided_projections(small_tiles):
 def test_half_precision_is_summed_in_float32(low, small_tiles):
     near = 2e-3 if low == torch.float16 else 1e-2
     check(layer(Mask(is_causal=True), (1, 2), B=1, N=12), Mask(is_causal=True), low, near)
+
+
+@pytest.mark.parametrize(
+    'heads, mask, distance',
+    [
+        ((1, 2), Mask(), 'kl'),
+        ((1, 2), Mask(is_causal=True), 'mse'),
+        ((1, 3), Mask(is_causal=True, offset=2), 'kl'),  # whole rows of the student alone
+        pytest.param((3, 6), Mask(window=20), 'kl', marks=pytest.mark.slow),
+        pytest.param((3, 5), Mask(), 'kl', marks=pytest.mark.slow),
+    ],
+)
+def test_whole_rows(heads, mask, distance, monkeypatch):
+    """Of more queries than a block has, with no pass over rows before."""
+    launched = []
+
+    def launch(kernel, *args, **constants):
+        launched.append(kernel.fn.__name__)
+        sides_launch(kernel, *args, **constants)
+
+    sides_launch = sides.launch
+    for module in (loss, sides):
+        monkeypatch.setattr(module, 'launch', launch)
+    check(layer(mask, heads, N=70, D=5), mask, torch.float16, 2e-3, distance=distance)
+    assert 'loss_of_whole_rows' in launched
+    assert ('row_sums' in launched) == (set(heads) not in ({1, 2}, {3, 6}))
 
 
 def test_gradients_do_not_underflow_in_float16(small_tiles):
