@@ -21,10 +21,12 @@ from shd_vit.functional.triton.tiles import (
     vectors,
 )
 
+# Arguments that differ from batch to batch, and are not worth another compilation.
+COUNTS = ('first_group', 'first_head', 'groups', 'N', 'M')
 TINY = tl.constexpr(1.2e-38)  # of the numbers that the processor's logarithm takes for other than 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=('N', 'M'))
 def row_sums(
     side, ignored, ignored_strides, ignored_windows, N, M,
     ROWS: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
@@ -56,7 +58,7 @@ def row_sums(
     tl.store(side.lse + (b * side.heads + h).to(tl.int64) * N + rows, lse, mask=rows < N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS[1:])
 def head_outputs(
     side, value, value_strides, value_width, outputs, first_head, groups, N, M,
     SIZE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -94,7 +96,7 @@ def head_outputs(
     tl.store(outputs + of_rows * width + columns[None, :], total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS[1:])
 def pair_sums(
     side, value, value_strides, width, grams, sums, first_head, groups, N, M,
     ROWS: tl.constexpr, KEYS: tl.constexpr, D_V: tl.constexpr, OF_PRODUCT: tl.constexpr,
@@ -158,7 +160,7 @@ def difference_of_maps(
     return tl.exp2(other) - tl.exp2(one)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def loss_of_rows(
     student, teacher, weights, losses, slopes, grad, grad_strides,
     first_group, first_head, groups, N, M, SIZE: tl.constexpr, IS_MSE: tl.constexpr,
@@ -207,7 +209,7 @@ def loss_of_rows(
     put(grad, grad_strides, b, h, rows, total, N, student.width, D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def gradient_of_keys(
     student, teacher, weights, slopes, grad, grad_strides,
     first_group, first_head, groups, N, M, SIZE: tl.constexpr, IS_MSE: tl.constexpr,

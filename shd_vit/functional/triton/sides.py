@@ -14,6 +14,7 @@ from shd_vit.functional.masks import Mask
 from shd_vit.functional.triton.kernels import row_sums
 from shd_vit.functional.triton.tiles import Side
 
+ANYWHERE = 2**30 - 1  # tokens; odd, since Triton compiles anew for multiples of 16
 WHOLE_KEYS = 256  # up to which a program has whole rows of a map
 WIDTHS = 16, 128  # of heads, padded to a power of two: what the tensor cores take, and what fits
 
@@ -97,12 +98,12 @@ def side_of(
     strides: tuple[int, ...] = 0, 0, 0, 0
     if bias is not None:
         bias, windows, strides = _broadcast(bias, (H, N, M))
-    before = N + M if mask.window is None else mask.window
+    before = ANYWHERE if mask.window is None else mask.window
     side = Side(
         *(query, key, bias, _codes(mask)),
         torch.empty(B, H, N, dtype=torch.float32, device=query.device),
         *(query.stride()[:3], key.stride()[:3], strides, windows, H, float(factor)),
-        *(before, 1 if mask.is_causal else before, D),
+        *(before, -1 if mask.is_causal else -before, D),
     )
     if not is_summed:
         return side

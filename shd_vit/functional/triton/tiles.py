@@ -39,7 +39,7 @@ class Side(NamedTuple):
         heads: H.
         factor: On the dot products, before they are in base 2.
         before: Keys nearer than this alone are seen, before the query.
-        after: The same, behind.
+        behind: Minus the same of keys behind it: -1 if causal.
         width: D.
     """
 
@@ -55,7 +55,7 @@ class Side(NamedTuple):
     heads: Any
     factor: Any
     before: Any
-    after: Any
+    behind: Any
     width: Any
 
 
@@ -80,7 +80,7 @@ def visible(side, b, i, j, N, M):
     """Which keys j queries i see; both have two dimensions."""
     place = i + (M - N)
     nearer = place - j
-    seen = (nearer < side.before) & (nearer > -side.after) & (j < M)
+    seen = (nearer < side.before) & (nearer > side.behind) & (j < M)
     if side.codes is not None:
         codes = side.codes + b.to(tl.int64) * M
         own = tl.load(codes + place, mask=i < N, other=0)
@@ -94,7 +94,7 @@ def is_partial(side, i, ROWS: tl.constexpr, j, KEYS: tl.constexpr, N, M):
     if side.codes is not None:
         return True
     nearest, farthest = i + (M - N) - (j + KEYS - 1), i + ROWS - 1 + (M - N) - j
-    return (j + KEYS > M) | (farthest >= side.before) | (nearest <= -side.after)
+    return (j + KEYS > M) | (farthest >= side.before) | (nearest <= side.behind)
 
 
 @triton.jit
@@ -121,14 +121,14 @@ def keys_seen(one, other, i, ROWS: tl.constexpr, N, M):
     """First and last key that queries i to i + ROWS see on one of two sides."""
     first = i + (M - N)
     start = first - tl.maximum(one.before, other.before) + 1
-    stop = first + ROWS - 1 + tl.maximum(one.after, other.after)
+    stop = first + ROWS - 1 - tl.minimum(one.behind, other.behind)
     return tl.maximum(start, 0), tl.minimum(stop, M)
 
 
 @triton.jit
 def queries_seen(one, other, j, KEYS: tl.constexpr, N, M):
     """First and last query that see one of keys j to j + KEYS on one of two sides."""
-    start = j - tl.maximum(one.after, other.after) + 1 - (M - N)
+    start = j + tl.minimum(one.behind, other.behind) + 1 - (M - N)
     stop = j + KEYS - 1 + tl.maximum(one.before, other.before) - (M - N)
     return tl.maximum(start, 0), tl.minimum(stop, N)
 

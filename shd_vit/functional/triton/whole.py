@@ -7,7 +7,7 @@ The sums of rows are then made on the way, not in a pass of their own. Legend as
 import triton
 import triton.language as tl
 
-from shd_vit.functional.triton.kernels import divergence, put, sums_of_pair
+from shd_vit.functional.triton.kernels import COUNTS, divergence, put, sums_of_pair
 from shd_vit.functional.triton.tiles import is_partial, logits, merged_map, vectors
 
 
@@ -31,7 +31,7 @@ def whole_rows(
     return maps, tile - lse[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS[1:])
 def pair_sums_of_whole(
     side, value, value_strides, width, grams, sums, first_head, groups, N, M,
     ROWS: tl.constexpr, KEYS: tl.constexpr, D_V: tl.constexpr, OF_PRODUCT: tl.constexpr,
@@ -53,7 +53,7 @@ def pair_sums_of_whole(
     sums_of_pair(sums, u, other_u, grams + group * 4 * width * width, width, D_V, OF_PRODUCT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def loss_of_whole_rows(
     student, teacher, weights, losses, slopes, grad, grad_strides,
     first_group, first_head, groups, N, M, SIZE: tl.constexpr, IS_MSE: tl.constexpr,
