@@ -12,16 +12,14 @@ from shd_vit.functional.attention_loss import StoredGradients, _either, _num_row
 from shd_vit.functional.masks import Mask, ignored_queries, scaled
 from shd_vit.functional.merging import columns_of, group_weights, weigh_linear
 from shd_vit.functional.teacher import TeacherMaps
-from shd_vit.functional.triton import kernels, whole
+from shd_vit.functional.triton import kernels, weighing
 from shd_vit.functional.triton.sides import (
     Run,
     blocks_of,
-    blocks_of_whole,
     launch,
     of_dots,
     padded,
     precision,
-    rows_fit,
     runs_of,
     side_of,
     unit_stride,
@@ -63,28 +61,14 @@ def streamed_loss(
         ignored = ignored_queries(bias, mask, B, N, M, query.device)
         ignored = _either(ignored, teacher.ignored, B)
         maps_of = teacher.query, teacher.key, teacher.factor, teacher.bias, teacher.mask
-        is_whole = _has_whole_pairs(teacher)
-        side = side_of(*maps_of, teacher.dropped, not is_whole)
-        weights = head_weights(side, teacher, out_proj, is_whole)
+        side = side_of(*maps_of, teacher.dropped)
+        weights = head_weights(side, teacher, out_proj)
     return _StreamedLoss.apply(
         query, key, side, weights, teacher.sizes, factor, distance, bias, mask, ignored
     )
 
 
-def _has_whole_pairs(teacher: TeacherMaps) -> bool:
-    """Whether all heads are pairs that are weighed by whole rows of their maps."""
-    heads = teacher.query, teacher.key, teacher.value
-    return (
-        set(teacher.sizes) == {2}
-        and teacher.weigh is weigh_linear
-        and teacher.dropped is None
-        and rows_fit(teacher.key.shape[2], *(t for t in heads if t is not None))
-    )
-
-
-def head_weights(
-    side: Side, teacher: TeacherMaps, out_proj: Tensor | None, is_whole: bool
-) -> Tensor:
+def head_weights(side: Side, teacher: TeacherMaps, out_proj: Tensor | None) -> Tensor:
     """The weights (B, H) of the teacher's heads, in float32."""
     B, H, _, _ = teacher.query.shape
     weights = torch.ones(B, H, device=teacher.query.device)
@@ -102,7 +86,7 @@ def head_weights(
         grams = _grams(columns.unflatten(1, (run.groups, -1)).movedim(1, 0))
         is_narrow = padded(2 * value.shape[-1]) <= MOST_COLUMNS and value.element_size() == 2
         if weigh is weigh_linear and run.size == 2 and is_narrow:
-            first = _pair_weights(side, value, grams, run, is_whole)
+            first = _pair_weights(side, value, grams, run)
             weights[:, heads] = torch.stack([first, 1 - first], dim=2).flatten(1)
             continue
         outputs = _outputs(side, value, run)
@@ -117,16 +101,15 @@ def _grams(weight: Tensor) -> Tensor:
     return weight.mT @ weight
 
 
-def _pair_weights(side: Side, value: Tensor, grams: Tensor, run: Run, is_whole: bool) -> Tensor:
+def _pair_weights(side: Side, value: Tensor, grams: Tensor, run: Run) -> Tensor:
     """The weights (B, groups) of the first heads of pairs, as :func:`pair_weight`'s, clamped."""
     value = unit_stride(value)
     (B, _, M, width), N = value.shape, side.q.shape[2]
-    blocks = blocks_of_whole(M) if is_whole else blocks_of(side.q, value, size=2)
-    kernel = whole.pair_sums_of_whole if is_whole else kernels.pair_sums
+    blocks = blocks_of(side.q, value, size=2)
     parts = -(-N // blocks.own)
     sums = torch.empty(B, run.groups, parts, 2, dtype=torch.float32, device=value.device)
     launch(
-        *(kernel, B * run.groups * parts, blocks),
+        *(weighing.pair_sums, B * run.groups * parts, blocks),
         *(side, value, value.stride()[:3], width, grams, sums, run.first_head, run.groups, N, M),
         ROWS=blocks.own, KEYS=blocks.other, D_V=padded(width), OF_PRODUCT='tf32',
         **of_dots(side),
@@ -146,7 +129,7 @@ def _outputs(side: Side, value: Tensor, run: Run) -> Tensor:
     blocks = blocks_of(side.q, value, size=k)
     parts = -(-k * width // columns) * (k - 1) * -(-N // blocks.own)
     launch(
-        *(kernels.head_outputs, parts * run.groups * B, blocks),
+        *(weighing.head_outputs, parts * run.groups * B, blocks),
         *(side, value, value.stride()[:3], width, outputs, run.first_head, run.groups, N, M),
         SIZE=k, ROWS=blocks.own, KEYS=blocks.other, COLUMNS=columns, **of_dots(side),
     )  # fmt: skip
@@ -160,16 +143,13 @@ class _StreamedLoss(StoredGradients):
     ) -> Tensor:
         B, H, N, _ = query.shape
         M, device = key.shape[2], query.device
-        is_whole = ignored is None and rows_fit(M, query, key, teacher.q, teacher.k)
-        student = side_of(query, key, factor, bias, mask, ignored, not is_whole)
+        student = side_of(query, key, factor, bias, mask, ignored)
         grad_query, grad_key = (torch.empty_like(unit_stride(t)) for t in (query, key))
         losses, is_mse = [], distance == 'mse'
         slopes = torch.empty((B, H, N) if is_mse else 1, dtype=torch.float32, device=device)
         for run in runs_of(sizes):
             blocks = blocks_of(student.q, teacher.q, size=run.size)
-            in_rows = blocks_of_whole(M) if is_whole else blocks
-            of_rows = B * run.groups * -(-N // in_rows.own)
-            of_keys = B * run.groups * -(-M // blocks.own)
+            of_rows, of_keys = (B * run.groups * -(-n // blocks.own) for n in (N, M))
             part = torch.empty(of_rows, dtype=torch.float32, device=device)
             losses.append(part)
             sides = student, teacher, weights
@@ -178,11 +158,10 @@ class _StreamedLoss(StoredGradients):
                 SIZE=run.size, IS_MSE=is_mse, **of_dots(student),
                 D_T=padded(teacher.width), PRECISION_T=precision(),
             )  # fmt: skip
-            kernel = whole.loss_of_whole_rows if is_whole else kernels.loss_of_rows
             launch(
-                *(kernel, of_rows, in_rows, *sides, part, slopes),
+                *(kernels.loss_of_rows, of_rows, blocks, *sides, part, slopes),
                 *(grad_query, grad_query.stride()[:3], *place),
-                **dict(options, ROWS=in_rows.own, KEYS=in_rows.other),
+                **dict(options, ROWS=blocks.own, KEYS=blocks.other),
             )
             launch(
                 *(kernels.gradient_of_keys, of_keys, blocks, *sides, slopes),

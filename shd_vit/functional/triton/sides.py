@@ -15,7 +15,6 @@ from shd_vit.functional.triton.kernels import row_sums
 from shd_vit.functional.triton.tiles import Side
 
 ANYWHERE = 2**30 - 1  # tokens; odd, since Triton compiles anew for multiples of 16
-WHOLE_KEYS = 256  # up to which a program has whole rows of a map
 WIDTHS = 16, 128  # of heads, padded to a power of two: what the tensor cores take, and what fits
 
 
@@ -38,19 +37,6 @@ def blocks_of(*tensors: Tensor, size: int = 1) -> Blocks:
     if bytes_of_number > 2:  # multiplied without tensor cores
         return Blocks(32, 32, stages=1) if width <= 64 else Blocks(16, 16, stages=1)
     return Blocks(stages=3 if width * size <= 128 else 2 if width * size <= 256 else 1)
-
-
-def rows_fit(keys: int, *heads: Tensor) -> bool:
-    """Whether a program can have whole rows of the maps of these heads."""
-    return keys <= WHOLE_KEYS and all(
-        t.element_size() == 2 and padded(t.shape[-1]) <= 64 for t in heads
-    )
-
-
-def blocks_of_whole(keys: int) -> Blocks:
-    """Of a program that has whole rows."""
-    other = max(64, 1 << (keys - 1).bit_length())
-    return Blocks(64, other, 8 if other > 128 else 4, 1)
 
 
 class Run(NamedTuple):
@@ -77,7 +63,6 @@ def side_of(
     bias: Tensor | None,
     mask: Mask,
     ignored: Tensor | None,
-    is_summed: bool,
 ) -> Side:
     """Of (B, H, N, D) and (B, H, M, D); runs the pass over rows that the others stand on.
 
@@ -88,29 +73,30 @@ def side_of(
         bias: Of the softmax, broadcastable to (W, H, N, M).
         mask: What its queries see besides.
         ignored: Rows that do not count, broadcastable to (W, H, N, 1); or None.
-        is_summed: Whether to run that pass; if not, another stores the sums.
     """
     if query.dtype != key.dtype:  # neither is rounded to the other's type
         query, key = widen(query), widen(key)
     query, key = (unit_stride(t) for t in (query, key))
     B, H, N, D = query.shape
     M, windows = key.shape[2], 1
-    strides: tuple[int, ...] = 0, 0, 0, 0
+    strides: tuple[int, ...] = 0, 0, 0
     if bias is not None:
         bias, windows, strides = _broadcast(bias, (H, N, M))
+        if bias.stride(-1) != 1:
+            bias = bias.contiguous()
+            strides = bias.stride()[:3]
     before = ANYWHERE if mask.window is None else mask.window
+    stride = -(-N // 16) * 16
     side = Side(
         *(query, key, bias, _codes(mask)),
-        torch.empty(B, H, N, dtype=torch.float32, device=query.device),
+        *(torch.empty(B, H, stride, dtype=torch.float32, device=query.device), stride),
         *(query.stride()[:3], key.stride()[:3], strides, windows, H, float(factor)),
         *(before, -1 if mask.is_causal else -before, D),
     )
-    if not is_summed:
-        return side
     rows: tuple[Any, ...] = None, (0, 0, 0), 1
     if ignored is not None:
         flags, many, of_flags = _broadcast(ignored, (H, N, 1))
-        rows = flags, of_flags[:3], many
+        rows = flags, of_flags, many
     blocks = blocks_of(query)
     launch(
         *(row_sums, B * H * -(-N // blocks.own), blocks, side, *rows, N, M),
@@ -162,4 +148,4 @@ def _broadcast(tensor: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int, tup
         tensor = tensor.view(torch.int8)
     full = tensor.expand(*(1,) * (4 - tensor.dim()), *tensor.shape)
     full = full.expand(len(full), *shape)
-    return full, len(full), full.stride()
+    return full, len(full), full.stride()[:3]

@@ -29,12 +29,14 @@ class Side(NamedTuple):
     Attributes:
         q: (B, H, N, D), of unit stride in D.
         k: (B, H, M, D), likewise.
-        bias: (W, H, N, M), additive; or bool, as int8; or None. A batch repeats W windows.
+        bias: (W, H, N, M) of unit stride in M, additive; or bool, as int8; or None. A batch repeats
+            W windows.
         codes: (B, M), whole numbers; a query sees keys that have its own. Or None.
         lse: (B, H, N), base-2 logarithms of the sums of the softmax; inf in rows that do not count.
+        lse_stride: Of H, a multiple of 16: many are then loaded at once.
         q_strides: Of B, H and N.
         k_strides: The same.
-        bias_strides: Of W, H, N and M; 0 where it is broadcast.
+        bias_strides: Of W, H and N; 0 where it is broadcast.
         windows: W.
         heads: H.
         factor: On the dot products, before they are in base 2.
@@ -48,6 +50,7 @@ class Side(NamedTuple):
     bias: Any
     codes: Any
     lse: Any
+    lse_stride: Any
     q_strides: Any
     k_strides: Any
     bias_strides: Any
@@ -71,7 +74,7 @@ def vectors(start, strides, b, h, n, limit, width, COLUMNS: tl.constexpr):
 @triton.jit
 def sums_of_rows(side, b, h, i, N):
     """The lse of queries i, in their shape; inf beyond N."""
-    start = side.lse + (b * side.heads + h).to(tl.int64) * N
+    start = side.lse + (b * side.heads + h).to(tl.int64) * side.lse_stride
     return tl.load(start + i, mask=i < N, other=float('inf'))
 
 
@@ -105,7 +108,7 @@ def logits(side, left, right, partial, b, h, i, j, N, M, PRECISION: tl.constexpr
         s = side.bias_strides
         start = side.bias + (b % side.windows).to(tl.int64) * s[0] + h * s[1]
         inside = (i < N) & (j < M)
-        bias = tl.load(start + i.to(tl.int64) * s[2] + j * s[3], mask=inside, other=0)
+        bias = tl.load(start + i.to(tl.int64) * s[2] + j, mask=inside, other=0)
         if side.bias.dtype.element_ty == tl.int8:
             tile = tl.where(bias != 0, tile, HIDDEN)
         else:
