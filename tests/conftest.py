@@ -14,6 +14,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Triton's kernels run in its interpreter, if this is said before anything imports it.
+    os.environ['TRITON_INTERPRET'] = '1'
 
 
 def pytest_collection_finish():
@@ -52,3 +55,9 @@ def dynamo(monkeypatch):
     assert counters['stats']['unique_graphs'] > 0
     for cached in (compiler._compiled, compiler.compiler_error):
         cached.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _marked_for_a_gpu(request):
+    if request.node.get_closest_marker('gpu') and not torch.cuda.is_available():
+        pytest.skip('there is no CUDA GPU here')

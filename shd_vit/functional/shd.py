@@ -1,6 +1,7 @@
 """Squeezing-Heads Distillation of one layer: the one way from queries and keys to the loss.
 
-How it is computed, in plain torch, through torch.compile or by the C++ kernel, is chosen here.
+How it is computed, in plain torch, through torch.compile, by the C++ kernel or those of Triton, is
+chosen here.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from shd_vit.functional.order import group_sizes
 from shd_vit.functional.squeeze import gram_matrix
 from shd_vit.functional.teacher import TeacherMaps
 from shd_vit.functional.tiles import is_whole
+from shd_vit.functional.triton import choice
 
 DISTANCES = dict(kl=attention_kl, mse=attention_mse)
-BACKENDS = ('auto', 'torch', 'compile', 'cpp')
+BACKENDS = ('auto', 'torch', 'compile', 'cpp', 'triton')
 KERNEL_TOKENS = 1024  # with more, whole maps leave the processor's cache, and blocks are faster
 
 
@@ -76,13 +78,15 @@ def shd_loss(
         mask: What the student's queries see besides.
         teacher_mask: The same of the teacher.
         backend: 'torch'; 'compile': through torch.compile; 'cpp': the C++ kernel, for the defaults
-            in float32 on a CPU without masks and biases; 'auto': what is fastest.
+            in float32 on a CPU without masks and biases; 'triton': kernels for a GPU, without a
+            gradient of a bias; 'auto': what is fastest.
 
     Returns:
         Scalar in float32 at least.
 
     Raises:
         ConfigError: If shapes do not fit, or the backend does not serve them.
+        RuntimeError: If the backend is 'triton', and does not work here.
     """
     heads, teacher_heads = query.shape[1], teacher_query.shape[1]
     if sizes is None:
@@ -93,6 +97,14 @@ def shd_loss(
             f'{heads} sizes of sum {teacher_heads}'
         )
     _check_teacher(query, teacher_query, teacher_key, value, out_proj, teacher_bias, teacher_mask)
+    if backend in ('auto', 'triton') and not torch.compiler.is_compiling():
+        call = dict(
+            query=query, key=key, teacher_query=teacher_query, teacher_key=teacher_key,
+            value=value, out_proj=out_proj, scale=scale, teacher_scale=teacher_scale,
+            temperature=temperature, sizes=sizes, weigh=weigh, distance=distance,
+            bias=bias, teacher_bias=teacher_bias, mask=mask, teacher_mask=teacher_mask,
+        )  # fmt: skip
+        backend = choice.choose(backend, call, shd_loss)
     for_the_kernel = (
         weigh is weigh_linear
         and sizes == group_sizes(teacher_heads, heads)
@@ -110,7 +122,9 @@ def shd_loss(
     whole = is_whole(query.shape[2], M, teacher_heads, (mask, teacher_mask), device_type)
     chosen = _choose(backend, for_the_kernel, whole, M, device_type)
     gram = None
-    if out_proj is not None and (chosen == 'cpp' or (whole and heads < teacher_heads)):
+    if out_proj is not None and (
+        chosen == 'cpp' or (chosen != 'triton' and whole and heads < teacher_heads)
+    ):
         gram = gram_matrix(out_proj)
     if chosen == 'cpp':
         assert value is not None and gram is not None
@@ -131,8 +145,13 @@ def shd_loss(
             sizes,
             weigh,
         )
-        if not whole:
+        if chosen != 'triton' and not whole:
             target = target.weighed(out_proj, compiled)
+    if chosen == 'triton':
+        from shd_vit.functional.triton.loss import streamed_loss
+
+        of_student = scale, temperature, distance, bias, mask
+        return streamed_loss(query, key, target, out_proj, *of_student)
     return DISTANCES[distance](query, key, target, scale, temperature, bias, mask, compiled)
 
 
@@ -166,7 +185,7 @@ def _check_teacher(
 
 
 def _choose(backend: str, for_the_kernel: bool, whole: bool, keys: int, device_type: str) -> str:
-    """'torch', 'compile' or 'cpp'; found out, and logged, at the first batch."""
+    """'torch', 'compile', 'cpp' or 'triton'; found out, and logged, at the first batch."""
     if torch.compiler.is_compiling():
         return 'torch'  # a step that is compiled as a whole traces this with the rest
     if backend == 'cpp' and not for_the_kernel:

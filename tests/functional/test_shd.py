@@ -39,6 +39,8 @@ def exact(args, temperature=1.0):
 def usable(backend):
     if backend == 'cpp' and (error := native.kernel_error()):
         pytest.skip(f'the kernel cannot be built here: {error}')
+    if backend == 'triton':
+        pytest.skip('has tests of its own, in tests/functional/triton')
     return backend
 
 
