@@ -75,9 +75,11 @@ def sample(
         progress: Wraps what is gone through, as tqdm.
 
     Raises:
-        ConfigError: If there are too many steps, or no null class to guide away from, or a sample
-            is not finite.
+        ConfigError: If the model is in training mode, there are too many steps, or no null class to
+            guide away from, or a sample is not finite.
     """
+    if model.training:
+        raise ConfigError('the model is in training mode, where it may drop labels: call eval()')
     total = scheduler.config.num_train_timesteps
     check_number('steps', steps, positive=True, whole=True, at_most=total)
     null = guidance.check(model)
