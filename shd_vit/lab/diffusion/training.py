@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from shd_vit.distillation import summary
 from shd_vit.errors import CheckpointError, ConfigError
 from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers import DiffusionDistiller, Pass
+from shd_vit.hosts.diffusers.sampling import in_batches
 from shd_vit.lab.diffusion.data import Data, read_data
 from shd_vit.lab.diffusion.recipe import Recipe, build_model, find, load_model, load_scheduler
 
-STATE = 'state'
+STATE, OLD = 'state', '.state.old'
 LOG = 'log.jsonl'
 METRICS = 'metrics.json'
+SEEN = 1024  # samples, by losses that look at the teacher first
 
 
 class Trainer:
@@ -86,6 +89,7 @@ class Trainer:
         """Train to the last step, from where an earlier run was stopped; returns the metrics."""
         training = self.recipe.training
         self._resume()
+        self.distiller.settle(self._first_batches())
         self._say(self._opening())
         self.model.train()
         sums: dict[str, float] = defaultdict(float)
@@ -147,6 +151,11 @@ class Trainer:
         rows = order[place * batch : (place + 1) * batch]
         return rows.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
 
+    def _first_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What losses see that ask for it before training: the first rows, in every process."""
+        for rows in in_batches(min(SEEN, len(self.data.labels)), self.part):
+            yield self.data.batch(torch.arange(rows.start, rows.stop), self.accelerator.device)
+
     def _log(self, terms: dict[str, float], rate: float) -> None:
         if self.accelerator.is_main_process:
             line = dict(
@@ -161,7 +170,7 @@ class Trainer:
         self.accelerator.save_state(str(part))
         if self.accelerator.is_main_process:
             (part / 'step.json').write_text(json.dumps(dict(step=self.step)))
-            old = self.folder / f'.{STATE}.old'
+            old = self.folder / OLD
             _remove(old)
             if place.exists():
                 place.rename(old)
@@ -172,6 +181,8 @@ class Trainer:
     def _resume(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / STATE
+        if not place.exists() and (self.folder / OLD).exists():
+            place = self.folder / OLD  # killed while names were exchanged
         if not (place / 'step.json').is_file():
             (self.folder / LOG).unlink(missing_ok=True)
             return
@@ -191,7 +202,8 @@ class Trainer:
         path = self.folder / LOG
         if self.accelerator.is_main_process and path.is_file():
             lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)['step'] <= self.step]
+            whole = [line for line in lines if line.endswith('}\n')]
+            kept = [line for line in whole if json.loads(line)['step'] <= self.step]
             with write_whole(path) as part:
                 part.write_text(''.join(kept), encoding='utf-8')
 
@@ -214,6 +226,7 @@ class Trainer:
             with write_whole(self.folder / METRICS) as part:
                 part.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
             _remove(self.folder / STATE)
+            _remove(self.folder / OLD)
         return metrics
 
     def _opening(self) -> str:

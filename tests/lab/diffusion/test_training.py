@@ -70,6 +70,30 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(data, teacher, tmp_path, monk
     assert not (tmp_path / 'stopped/state').exists()
 
 
+def test_a_kill_between_two_names_loses_nothing(data, tmp_path, capsys):
+    path = write_recipe(tmp_path / 'r.yaml', data, training=dict(save_every=2))
+    whole = Trainer(read_recipe(path), tmp_path / 'whole', cpu=True).run()
+    trainer = Trainer(read_recipe(path), tmp_path / 'o', cpu=True)
+    trainer._resume()
+    for _ in range(2):
+        trainer._train_step()
+    trainer._save_state()
+    (tmp_path / 'o/state').rename(tmp_path / 'o/.state.old')
+    (tmp_path / 'o/log.jsonl').write_text('{"step": 2, "lr": 0.1}\n{"step": 4}\n{"ste')
+    assert Trainer(read_recipe(path), tmp_path / 'o', cpu=True).run()['mse'] == whole['mse']
+    assert 'Going on from step 2' in capsys.readouterr().out
+    lines = (tmp_path / 'o/log.jsonl').read_text().splitlines()
+    assert [json.loads(line)['step'] for line in lines] == [2, 4, 6]
+
+
+def test_losses_that_look_first_are_shown_the_teacher(data, teacher, tmp_path):
+    losses = dict(shd=dict(compile=False, strategy='head_matching'))
+    path = write_recipe(tmp_path / 'r.yaml', data, teacher=str(teacher), losses=losses)
+    trainer = Trainer(read_recipe(path, ['training.steps=1']), tmp_path / 'o', cpu=True)
+    assert trainer.run()['shd'] > 0
+    assert trainer.distiller.losses[0]['shd'].is_settled
+
+
 def test_averaged_weights_are_saved(data, tmp_path):
     """EMA by its definition: after a step, d * average + (1 - d) * weights, d of diffusers."""
     trainer = Trainer(
