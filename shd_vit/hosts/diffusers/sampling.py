@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError, check_number
@@ -86,7 +87,9 @@ def sample(
     check_labels(labels, count_labels(model))
     scheduler.set_timesteps(steps, device=noise.device)
     x, channels = noise * scheduler.init_noise_sigma, noise.shape[1]
-    uses_variance = scheduler.config.get('variance_type') == 'learned_range'
+    # A DDIMScheduler made from a DDPMScheduler's config states one as well, and has none.
+    is_ddpm = isinstance(scheduler, DDPMScheduler)
+    uses_variance = is_ddpm and scheduler.config.variance_type == 'learned_range'
     options: dict[str, Any] = dict(generator=generator, return_dict=False)
     for timestep in progress(scheduler.timesteps):
         weight = guidance.at(int(timestep), total)

@@ -42,8 +42,9 @@ class Knows(nn.Module):
 @pytest.mark.parametrize('sampler', [DDPMScheduler, DDIMScheduler])
 @pytest.mark.parametrize('sigma', [False, True])
 def test_the_only_picture_of_a_class_is_drawn(sampler, kind, sigma):
-    variance = dict(variance_type='learned_range') if sigma and sampler is DDPMScheduler else {}
-    scheduler = sampler(prediction_type=kind, clip_sample=False, **variance)
+    variance = dict(variance_type='learned_range') if sigma else {}
+    trained = DDPMScheduler(prediction_type=kind, clip_sample=False, **variance)
+    scheduler = sampler.from_config(trained.config)
     noise, labels = torch.randn(4, 2, 4, 4), torch.tensor([0, 1, 1, 0])
     drawn = sample(Knows(scheduler, sigma).eval(), scheduler, noise, labels, steps=50)
     assert_close(drawn, PICTURES[labels], rtol=0, atol=0.02)
