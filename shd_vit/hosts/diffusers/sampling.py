@@ -11,9 +11,9 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError, check_number
-from shd_vit.hosts.diffusers.distiller import call_model
 from shd_vit.hosts.diffusers.gaussian import split_output
 from shd_vit.hosts.diffusers.labels import check_labels, count_labels, null_label
+from shd_vit.hosts.diffusers.passes import call_model
 
 
 class Guidance(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,14 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shd_vit.distillation import summary
-from shd_vit.errors import CheckpointError, ConfigError
+from shd_vit.errors import ConfigError
 from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers import DiffusionDistiller, Pass
 from shd_vit.hosts.diffusers.sampling import in_batches
 from shd_vit.lab.diffusion.data import Data, read_data
 from shd_vit.lab.diffusion.recipe import Recipe, build_model, find, load_model, load_scheduler
+from shd_vit.lab.diffusion.state import cut_log, forget_state, load_state, save_state
 
-STATE, OLD = 'state', '.state.old'
 LOG = 'log.jsonl'
 METRICS = 'metrics.json'
 SEEN = 1024  # samples, by losses that look at the teacher first
@@ -165,47 +164,15 @@ class Trainer:
                 log.write(json.dumps(line) + '\n')
 
     def _save_state(self) -> None:
-        """Whole: into another folder, whose name is exchanged."""
-        part, place = self.folder / f'.{STATE}.part', self.folder / STATE
-        self.accelerator.save_state(str(part))
-        if self.accelerator.is_main_process:
-            (part / 'step.json').write_text(json.dumps(dict(step=self.step)))
-            old = self.folder / OLD
-            _remove(old)
-            if place.exists():
-                place.rename(old)
-            part.rename(place)
-            _remove(old)
-        self.accelerator.wait_for_everyone()
+        save_state(self.accelerator, self.folder, self.step)
 
     def _resume(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = self.folder / STATE
-        if not place.exists() and (self.folder / OLD).exists():
-            place = self.folder / OLD  # killed while names were exchanged
-        if not (place / 'step.json').is_file():
-            (self.folder / LOG).unlink(missing_ok=True)
-            return
-        try:
-            self.accelerator.load_state(str(place))
-            self.step = json.loads((place / 'step.json').read_text())['step']
-        except Exception as error:
-            line = str(error).split('\n', 1)[0]
-            raise CheckpointError(
-                f'{place} does not fit this recipe ({line}): remove it to train anew'
-            ) from None
-        self._say(f'Going on from step {self.step}')
-        self._cut_log()
-
-    def _cut_log(self) -> None:
-        """Leave out lines of steps that are done again."""
-        path = self.folder / LOG
-        if self.accelerator.is_main_process and path.is_file():
-            lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith('}\n')]
-            kept = [line for line in whole if json.loads(line)['step'] <= self.step]
-            with write_whole(path) as part:
-                part.write_text(''.join(kept), encoding='utf-8')
+        self.step = load_state(self.accelerator, self.folder)
+        if self.accelerator.is_main_process:
+            cut_log(self.folder / LOG, self.step)
+        if self.step:
+            self._say(f'Going on from step {self.step}')
 
     def _finish(self, seconds: float, steps: int) -> dict[str, Any]:
         """Save the averaged weights; what was trained, in numbers."""
@@ -225,8 +192,7 @@ class Trainer:
             self.distiller.denoising.scheduler.save_pretrained(str(self.folder / 'scheduler'))
             with write_whole(self.folder / METRICS) as part:
                 part.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
-            _remove(self.folder / STATE)
-            _remove(self.folder / OLD)
+            forget_state(self.folder)
         return metrics
 
     def _opening(self) -> str:
@@ -278,7 +244,3 @@ def build_distiller(recipe: Recipe) -> DiffusionDistiller:
         min_snr_gamma=recipe.training.min_snr_gamma,
         passes=passes,
     )
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
