@@ -15,6 +15,10 @@ COMMANDS = {
     'train': 'train.py',
     'test': 'test.py',
     'timm-train': 'timm_train.py',
+    'dit-train': 'dit_train.py',
+    'dit-sample': 'dit_sample.py',
+    'dit-evaluate': 'dit_evaluate.py',
+    'dit-latents': 'dit_latents.py',
     'export': 'export_student.py',
     'convert': 'convert_weights.py',
     'compare': 'compare.py',
@@ -34,7 +38,9 @@ COMMANDS = {
 # What else a tool may need, and how to get it.
 MM = 'pip install mmengine mmpretrain mmcv-lite'
 LAB = "pip install 'shd_vit[lab]'"
+DIT = "pip install 'shd_vit[diffusers]'"
 EXTRAS = dict(mmcv=MM, mmengine=MM, mmpretrain=MM, matplotlib=LAB, scipy=LAB)
+EXTRAS |= dict(diffusers=DIT, accelerate=DIT, torch_fidelity=DIT)
 USAGE = """\
 usage: python -m shd_vit COMMAND ...
 

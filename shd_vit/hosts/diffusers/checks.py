@@ -77,14 +77,16 @@ def check_losses(distillation: Distillation) -> None:
         _same('patches, and so tokens,', patches[0], patches[1], 'patch_size')
 
 
-def check_variance(model: nn.Module, scheduler: Any, channels: int | None) -> None:
+def check_variance(model: nn.Module, scheduler: Any) -> None:
     """Refuse a model and a scheduler that differ on whether the variance is learned.
 
     Raises:
         ConfigError: Naming both.
     """
-    given, kind = fact(model, 'out_channels'), scheduler.config.get('variance_type')
-    if channels is None or kind is None or (kind == 'learned_range' and given is None):
+    channels = fact(model, 'in_channels')
+    given = fact(model, 'out_channels') or getattr(model, 'out_channels', None)
+    kind = scheduler.config.get('variance_type')
+    if None in (channels, given, kind):
         return
     has_variance = given == 2 * channels
     if has_variance != (kind == 'learned_range'):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from shd_vit.hosts.diffusers.checks import (
     check_pair,
     check_schedules,
     check_variance,
-    fact,
 )
 from shd_vit.hosts.diffusers.gaussian import DenoisingLoss, split_output
 from shd_vit.hosts.diffusers.labels import (
@@ -26,55 +25,9 @@ from shd_vit.hosts.diffusers.labels import (
     null_label,
     switch_off_label_dropout,
 )
+from shd_vit.hosts.diffusers.passes import Conditions, DenoisingStep, Pass, call_model
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput
-
-Conditions = Mapping[str, Any]
-
-
-def nothing(latents: Tensor) -> Conditions:
-    """The draw of a pass that gives models no more than latents, timesteps and labels."""
-    return {}
-
-
-class Pass(NamedTuple):
-    """One run of student and teacher on a batch, of which a step may have several.
-
-    Timesteps are those of the step. Noise and dropped labels are drawn anew in every pass, and are
-    the same for both models.
-
-    Attributes:
-        name: Put before the names of its terms, with an underscore; '' puts nothing.
-        losses: Of this pass, where they differ from the distiller's, as in the layers they pair.
-        draw: More keyword arguments of both models' calls, from latents (B, C, h, w): what models
-            would else draw inside, such as the tokens that are masked.
-    """
-
-    name: str = ''
-    losses: Mapping[str, Any] | None = None
-    draw: Callable[[Tensor], Conditions] = nothing
-
-
-class DenoisingStep(NamedTuple):
-    """What a step gives.
-
-    Attributes:
-        loss: The sum, to go backward from.
-        terms: What it is the sum of, for logs, detached: ``mse``, ``vb`` where the variance is
-            learned, and each distillation loss with its weight, by name.
-    """
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-
-
-def call_model(
-    model: nn.Module, noisy: Tensor, timesteps: Tensor, labels: Tensor | None, **more: Any
-) -> Tensor:
-    """A diffusers model's output (B, C or 2 C, h, w)."""
-    if labels is not None:
-        more['class_labels'] = labels
-    return model(noisy, timestep=timesteps, return_dict=False, **more)[0]
 
 
 class DiffusionDistiller(nn.Module):
@@ -123,7 +76,7 @@ class DiffusionDistiller(nn.Module):
     ) -> None:
         super().__init__()
         self.denoising = DenoisingLoss(scheduler, min_snr_gamma)
-        check_variance(student, scheduler, fact(student, 'in_channels'))
+        check_variance(student, scheduler)
         self.label_dropout = check_number('label_dropout', label_dropout, at_most=1)
         self.num_labels = count_labels(student)
         drops = self.num_labels is not None and self.label_dropout

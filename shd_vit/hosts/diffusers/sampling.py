@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from shd_vit.errors import ConfigError, check_number
-from shd_vit.hosts.diffusers.distiller import call_model
 from shd_vit.hosts.diffusers.gaussian import split_output
 from shd_vit.hosts.diffusers.labels import check_labels, count_labels, null_label
+from shd_vit.hosts.diffusers.passes import call_model
 
 
 class Guidance(NamedTuple):
@@ -75,16 +76,20 @@ def sample(
         progress: Wraps what is gone through, as tqdm.
 
     Raises:
-        ConfigError: If there are too many steps, or no null class to guide away from, or a sample
-            is not finite.
+        ConfigError: If the model is in training mode, there are too many steps, or no null class to
+            guide away from, or a sample is not finite.
     """
+    if model.training:
+        raise ConfigError('the model is in training mode, where it may drop labels: call eval()')
     total = scheduler.config.num_train_timesteps
     check_number('steps', steps, positive=True, whole=True, at_most=total)
     null = guidance.check(model)
     check_labels(labels, count_labels(model))
     scheduler.set_timesteps(steps, device=noise.device)
     x, channels = noise * scheduler.init_noise_sigma, noise.shape[1]
-    uses_variance = scheduler.config.get('variance_type') == 'learned_range'
+    # A DDIMScheduler made from a DDPMScheduler's config states one as well, and has none.
+    is_ddpm = isinstance(scheduler, DDPMScheduler)
+    uses_variance = is_ddpm and scheduler.config.variance_type == 'learned_range'
     options: dict[str, Any] = dict(generator=generator, return_dict=False)
     for timestep in progress(scheduler.timesteps):
         weight = guidance.at(int(timestep), total)

@@ -141,7 +141,8 @@ def picture(
     """
     plt = pyplot()
     classes = next(iter(drawn.values()))[1].unique().tolist()
-    side = 0.34
+    fewest = min(int(labels.bincount()[classes].min()) for _, labels in drawn.values())
+    side, columns = 0.34, min(columns, fewest)
     figure, axes = plt.subplots(
         1,
         len(drawn),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shd_vit.distillation import summary
-from shd_vit.errors import CheckpointError, ConfigError
+from shd_vit.errors import ConfigError
 from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers import DiffusionDistiller, Pass
+from shd_vit.hosts.diffusers.sampling import in_batches
 from shd_vit.lab.diffusion.data import Data, read_data
 from shd_vit.lab.diffusion.recipe import Recipe, build_model, find, load_model, load_scheduler
+from shd_vit.lab.diffusion.state import cut_log, forget_state, load_state, save_state
 
-STATE = 'state'
 LOG = 'log.jsonl'
 METRICS = 'metrics.json'
+SEEN = 1024  # samples, by losses that look at the teacher first
 
 
 class Trainer:
@@ -86,6 +88,7 @@ class Trainer:
         """Train to the last step, from where an earlier run was stopped; returns the metrics."""
         training = self.recipe.training
         self._resume()
+        self.distiller.settle(self._first_batches())
         self._say(self._opening())
         self.model.train()
         sums: dict[str, float] = defaultdict(float)
@@ -147,6 +150,11 @@ class Trainer:
         rows = order[place * batch : (place + 1) * batch]
         return rows.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
 
+    def _first_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What losses see that ask for it before training: the first rows, in every process."""
+        for rows in in_batches(min(SEEN, len(self.data.labels)), self.part):
+            yield self.data.batch(torch.arange(rows.start, rows.stop), self.accelerator.device)
+
     def _log(self, terms: dict[str, float], rate: float) -> None:
         if self.accelerator.is_main_process:
             line = dict(
@@ -156,44 +164,15 @@ class Trainer:
                 log.write(json.dumps(line) + '\n')
 
     def _save_state(self) -> None:
-        """Whole: into another folder, whose name is exchanged."""
-        part, place = self.folder / f'.{STATE}.part', self.folder / STATE
-        self.accelerator.save_state(str(part))
-        if self.accelerator.is_main_process:
-            (part / 'step.json').write_text(json.dumps(dict(step=self.step)))
-            old = self.folder / f'.{STATE}.old'
-            _remove(old)
-            if place.exists():
-                place.rename(old)
-            part.rename(place)
-            _remove(old)
-        self.accelerator.wait_for_everyone()
+        save_state(self.accelerator, self.folder, self.step)
 
     def _resume(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = self.folder / STATE
-        if not (place / 'step.json').is_file():
-            (self.folder / LOG).unlink(missing_ok=True)
-            return
-        try:
-            self.accelerator.load_state(str(place))
-            self.step = json.loads((place / 'step.json').read_text())['step']
-        except Exception as error:
-            line = str(error).split('\n', 1)[0]
-            raise CheckpointError(
-                f'{place} does not fit this recipe ({line}): remove it to train anew'
-            ) from None
-        self._say(f'Going on from step {self.step}')
-        self._cut_log()
-
-    def _cut_log(self) -> None:
-        """Leave out lines of steps that are done again."""
-        path = self.folder / LOG
-        if self.accelerator.is_main_process and path.is_file():
-            lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)['step'] <= self.step]
-            with write_whole(path) as part:
-                part.write_text(''.join(kept), encoding='utf-8')
+        self.step = load_state(self.accelerator, self.folder)
+        if self.accelerator.is_main_process:
+            cut_log(self.folder / LOG, self.step)
+        if self.step:
+            self._say(f'Going on from step {self.step}')
 
     def _finish(self, seconds: float, steps: int) -> dict[str, Any]:
         """Save the averaged weights; what was trained, in numbers."""
@@ -213,7 +192,7 @@ class Trainer:
             self.distiller.denoising.scheduler.save_pretrained(str(self.folder / 'scheduler'))
             with write_whole(self.folder / METRICS) as part:
                 part.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
-            _remove(self.folder / STATE)
+            forget_state(self.folder)
         return metrics
 
     def _opening(self) -> str:
@@ -265,7 +244,3 @@ def build_distiller(recipe: Recipe) -> DiffusionDistiller:
         min_snr_gamma=recipe.training.min_snr_gamma,
         passes=passes,
     )
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

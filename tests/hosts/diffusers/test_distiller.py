@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from shd_vit.errors import ConfigError, NonFiniteLoss, UnsupportedAttention
 from shd_vit.hosts.diffusers import DiffusionDistiller, Pass
-from shd_vit.hosts.diffusers.distiller import call_model
+from shd_vit.hosts.diffusers.passes import call_model
 from shd_vit.losses import OutputLoss, SHDLoss
 
 
@@ -193,7 +193,7 @@ def test_conditions_reach_both_models():
         added_cond_kwargs=dict(resolution=None, aspect_ratio=None),
     )
     step = distiller(batch()[0], conditions=text)
-    assert step.terms['shd'] > 0 and math.isfinite(step.loss)
+    assert step.terms['shd'] > 0 and torch.isfinite(step.loss)
     with pytest.raises(ConfigError, match='labels are given, and the student takes none'):
         distiller(*batch(), conditions=text)
 
@@ -276,6 +276,7 @@ def test_what_is_not_finite_is_named():
             "out_channels=4 .*'fixed_small'",
         ),
         (dict(student=lambda: dit(sigma=False)), "out_channels=2 .*'learned_range'"),
+        (dict(student=lambda: dit(out_channels=None)), "out_channels=2 .*'learned_range'"),
         (dict(losses=lambda: dict(kd=True)), 'losses.kd is a KDLoss, of logits of classes'),
         (dict(losses=lambda: dict(shd=dict(SHD, layers=[(3, 4)]))), 'layers 1 to 2'),
         (
