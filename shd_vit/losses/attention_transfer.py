@@ -69,11 +69,10 @@ def _bias(tap: AttentionTap) -> Tensor | None:
 
 def _rows(*taps: AttentionTap) -> Tensor | None:
     """Rows that count in every head of all taps, (B, N); None for all rows."""
-    rows_BN = None
+    rows = None
     for tap in taps:
         bias = _bias(tap)
         if bias is not None:
-            counted_BHN = counted_rows(bias).broadcast_to(tap.q.shape[:3])
-            counted_BN = counted_BHN.all(dim=1)
-            rows_BN = counted_BN if rows_BN is None else rows_BN & counted_BN
-    return rows_BN
+            counted = counted_rows(bias).broadcast_to(tap.q.shape[:3]).all(dim=1)
+            rows = counted if rows is None else rows & counted
+    return rows
