@@ -20,16 +20,20 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_finish():
-    """What takes mmengine longer than all else in runs as small as ours.
-
-    It collects garbage with every data set, which is to pass over what libraries have made, and
-    has a config's text laid out by yapf seven times a run.
-    """
-    gc.collect()
-    gc.freeze()
+    """mmengine has a config laid out by yapf seven times a run, which is most of a run here."""
     config = sys.modules.get('mmengine.config.config')
     if config is not None:
         config.FormatCode = lambda text, **options: (text, True)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _frozen():
+    """Collections pass over what libraries have made and modules before this one have left.
+
+    mmengine asks for a full one with every data set, accelerate with every trainer.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -69,13 +69,12 @@ def _bias(tap: AttentionTap) -> Tensor | None:
 
 def _rows(*taps: AttentionTap) -> Tensor | None:
     """Rows that count in every head of all taps, (B, N); None for all rows."""
-    rows_BN = None
+    rows = None
     for tap in taps:
         bias = _bias(tap)
         if bias is not None:
-            counted_BHN = counted_rows(bias).broadcast_to(tap.q.shape[:3])
-            counted_BN = counted_BHN.all(dim=1)
-            rows_BN = counted_BN if rows_BN is None else rows_BN & counted_BN
-        if (queries_BN := tap.mask.queries) is not None:
-            rows_BN = queries_BN if rows_BN is None else rows_BN & queries_BN
-    return rows_BN
+            counted = counted_rows(bias).broadcast_to(tap.q.shape[:3]).all(dim=1)
+            rows = counted if rows is None else rows & counted
+        if (queries := tap.mask.queries) is not None:
+            rows = queries if rows is None else rows & queries
+    return rows

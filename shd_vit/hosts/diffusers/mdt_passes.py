@@ -11,8 +11,8 @@ from torch import Tensor
 
 from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError
-from shd_vit.hosts.diffusers.distiller import Conditions, Pass
 from shd_vit.hosts.diffusers.mdt import MDTv2Model, draw_kept
+from shd_vit.hosts.diffusers.passes import Conditions, Pass
 from shd_vit.losses.base import PairedLoss
 from shd_vit.pairing.layers import Pairs, uniform_pairs
 from shd_vit.taps import Anatomy

@@ -15,9 +15,8 @@ from typing import Any
 from shd_vit.errors import ShdVitError
 from shd_vit.lab.records import is_number, is_training, read_records
 from shd_vit.lab.report import read_json, write_json
-from shd_vit.lab.study.jobs import CommandJob
-from shd_vit.lab.study.launch import Launcher
-from shd_vit.lab.study.plan import Row, Study
+from shd_vit.lab.study.commands import CommandJob
+from shd_vit.lab.study.plan import Row
 from shd_vit.lab.study.source import need, short
 
 NOT_MEASURED = ('step', 'epoch', 'lr', 'time', 'data_time')
@@ -164,30 +163,3 @@ class Cell:
             right = field in values and is_right(value)
             need(right, f'{path}: {field}={short(value)} must be {what}; {anew}')
         return values
-
-
-def make_cells(study: Study, out: str | Path, launcher: Launcher) -> list[Cell]:
-    """All cells, seed after seed, so that an interrupted study has complete comparisons.
-
-    Raises:
-        ConfigError: If a row's training cannot be run.
-    """
-    jobs = {name: _job(row, launcher) for name, row in study.rows.items()}
-    seeds = dict.fromkeys(seed for row in study.rows.values() for seed in row.seeds)
-    return [
-        Cell(row, seed, jobs[row.name], out, study.metric)
-        for seed in seeds
-        for row in study.rows.values()
-        if seed in row.seeds
-    ]
-
-
-def _job(row: Row, launcher: Launcher) -> CommandJob:
-    if row.config is not None:
-        from shd_vit.lab.study.configs import ConfigJob  # needs mmengine
-
-        return ConfigJob(row)
-    what = f'{row.name}: --launcher {launcher.kind}:{launcher.argument}'
-    is_here = launcher.kind != 'slurm'
-    need(is_here, f'{what} is for configs; a command says itself where it runs')
-    return CommandJob(row)

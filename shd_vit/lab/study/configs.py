@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from shd_vit.errors import ConfigError
 from shd_vit.lab.records import SCALARS
-from shd_vit.lab.study.jobs import CommandJob
+from shd_vit.lab.study.commands import CommandJob
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import SEED, Row
 from shd_vit.lab.study.source import need, short

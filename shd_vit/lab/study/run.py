@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from shd_vit.lab.report import as_markdown, environment, write_json
-from shd_vit.lab.study.cell import Cell, make_cells
+from shd_vit.lab.study.cell import Cell
 from shd_vit.lab.study.figure import draw
+from shd_vit.lab.study.jobs import make_cells
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import Study, read_study
 from shd_vit.lab.study.processes import run_cells

@@ -1,4 +1,4 @@
-"""Reading a file of settings into plain values."""
+"""Reading a file of settings, such as a study's, into plain values."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def need(right: object, message: str) -> None:
 def read_source(
     path: str | Path, what: str = 'study', holds: str = 'rows or grids'
 ) -> dict[str, Any]:
-    """What a YAML file defines: numbers, texts, lists and mappings by name.
+    """What a file of YAML defines: numbers, texts, lists and mappings by name.
 
     Args:
-        path: Of the file.
+        path: Ends in .yaml or .yml.
         what: The file is called so in errors.
         holds: What it must define, at the least.
 
@@ -43,22 +43,22 @@ def read_source(
         ConfigError: If the file is missing, cannot be read, or is beyond any study's size.
     """
     path = Path(path)
-    study = f'{what} {str(path)!r}'
-    need(path.is_file() and path.suffix in ('.yaml', '.yml'), f'{study}: expected a .yaml file')
-    need(path.stat().st_size <= MAX_BYTES, f'{study} is larger than {MAX_BYTES} bytes')
+    name = f'{what} {str(path)!r}'
+    need(path.is_file() and path.suffix in ('.yaml', '.yml'), f'{name}: expected a .yaml file')
+    need(path.stat().st_size <= MAX_BYTES, f'{name} is larger than {MAX_BYTES} bytes')
     try:
         values = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except yaml.YAMLError as error:
         where = getattr(error, 'problem_mark', None)
         line = f' line {where.line + 1}:' if where else ''
         problem = getattr(error, 'problem', None) or 'not YAML'
-        raise ConfigError(f'{study}:{line} {problem[:200]}') from None
+        raise ConfigError(f'{name}:{line} {problem[:200]}') from None
     except RecursionError:
-        raise ConfigError(f'{study} is nested too deeply') from None
+        raise ConfigError(f'{name} is nested too deeply') from None
     except Exception as error:  # numbers and dates that are none raise what they like
         reason = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
-        raise ConfigError(f'{study} cannot be read: {reason}') from None
-    need(isinstance(values, dict), f'{study} must define {holds}')
+        raise ConfigError(f'{name} cannot be read: {reason}') from None
+    need(isinstance(values, dict), f'{name} must define {holds}')
     _check_plain(what, values, 0, itertools.count())
     return values
 
@@ -79,7 +79,7 @@ def _check_plain(field: str, value: Any, depth: int, seen: Iterator[int]) -> Non
     """Refuse what is no number, text, list or mapping, and aliases that unfold without end."""
     need(
         depth <= MAX_DEPTH and next(seen) < MAX_VALUES,
-        f'{field}: a file has at most {MAX_DEPTH} levels and {MAX_VALUES} values',
+        f'{field}: there are at most {MAX_DEPTH} levels and {MAX_VALUES} values',
     )
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else ():

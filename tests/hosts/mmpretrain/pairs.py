@@ -5,11 +5,14 @@ As a script it makes the table of docs/pairs.md, with models of the published sh
     PYTHONPATH=. python tests/hosts/mmpretrain/pairs.py pairs.md
 """
 
+import logging
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from mmengine.logging import MMLogger
 
 from shd_vit.hosts.mmpretrain.distiller import ViTDistiller
 from shd_vit.lab.pairs import HEADINGS, pair_of, row
@@ -202,6 +205,7 @@ def build(name: str, size: Size, folder: Path) -> ViTDistiller:
 
 
 if __name__ == '__main__':
+    MMLogger.get_current_instance().setLevel(logging.ERROR)  # every weight's first value
     with tempfile.TemporaryDirectory() as folder:
         made = (row(name, build(name, PUBLISHED, Path(folder)), 224) for name in PAIRS)
         show([('Pairs', [list(HEADINGS), *made])], *sys.argv[1:])

@@ -7,7 +7,7 @@ from lab.study.test_run import Watcher
 
 from shd_vit.errors import ConfigError
 from shd_vit.lab.records import read_records
-from shd_vit.lab.study.cell import make_cells
+from shd_vit.lab.study.jobs import make_cells
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import read_study
 from shd_vit.lab.study.processes import run_cells

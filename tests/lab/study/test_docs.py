@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tooling import load_tool
 
-from shd_vit.lab.study.cell import make_cells
 from shd_vit.lab.study.configs import resolve
+from shd_vit.lab.study.jobs import make_cells
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import read_study
 from shd_vit.lab.study.results import results, tables

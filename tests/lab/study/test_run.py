@@ -2,7 +2,7 @@ import pytest
 from lab.study.stub import journal, write_study, write_tools
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.study.cell import make_cells
+from shd_vit.lab.study.jobs import make_cells
 from shd_vit.lab.study.launch import Launcher
 from shd_vit.lab.study.plan import read_study
 from shd_vit.lab.study.processes import only_one, run_cells
