@@ -34,6 +34,7 @@ COMMANDS = {
     'step-time': 'analysis/step_time.py',
     'benchmark': 'benchmark.py',
     'benchmark-loader': 'benchmark_loader.py',
+    'gpu-check': 'gpu_check.py',
 }
 # What else a tool may need, and how to get it.
 MM = 'pip install mmengine mmpretrain mmcv-lite'

@@ -192,3 +192,11 @@ def put(start, strides, b, h, n, values, limit, width, COLUMNS: tl.constexpr):
     inside = (n[:, None] < limit) & (columns[None, :] < width)
     places = start + n[:, None] * strides[2] + columns[None, :]
     tl.store(places, values.to(start.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def multiplied(numbers, factor, result, count, BLOCK: tl.constexpr):
+    """``numbers * factor`` in float32, rounded once: in one pass over memory."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    product = tl.load(numbers + i, mask=i < count).to(tl.float32) * tl.load(factor)
+    tl.store(result + i, product.to(result.dtype.element_ty), mask=i < count)

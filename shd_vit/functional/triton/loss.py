@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from shd_vit.functional.attention import softmax_factor
 from shd_vit.functional.attention_loss import StoredGradients, _either, _num_rows
@@ -26,6 +27,7 @@ from shd_vit.functional.triton.sides import (
 )
 from shd_vit.functional.triton.tiles import Side
 
+BLOCK = 2048  # numbers that a program multiplies
 MOST_COLUMNS = 128  # of stacked values that a program multiplies by
 
 
@@ -172,3 +174,19 @@ class _StreamedLoss(StoredGradients):
         ctx.rows = B * N if ignored is None else _num_rows(~ignored, B * N)
         total = torch.cat(losses).sum() * (1 if is_mse else math.log(2))
         return total / ctx.rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss):
+        factor = (grad_loss / ctx.rows).float()
+        grads = [_multiplied(gradient, factor) for gradient in ctx.saved_tensors]
+        return *grads, *[None] * (len(ctx.needs_input_grad) - len(grads))
+
+
+def _multiplied(dense: Tensor, factor: Tensor) -> Tensor:
+    """``dense * factor``, where the product alone is rounded."""
+    result = torch.empty_like(dense)
+    with torch.cuda.device_of(dense):
+        programs = -(-dense.numel() // BLOCK)
+        kernels.multiplied[(programs,)](dense, factor, result, dense.numel(), BLOCK)
+    return result

@@ -40,7 +40,7 @@ def loader() -> Outcome:
     """Images a second of FFCVLoader, to be held beside those that a step takes."""
     needed = [name for name in ('ffcv', 'mmpretrain') if find_spec(name) is None]
     if needed:
-        rows = [['FFCVLoader', ''], [f'not measured: {", ".join(needed)} not installed', '']]
+        rows = [['FFCVLoader'], [f'not measured: {", ".join(needed)} not installed']]
         return Outcome((('Loading images', rows),))
     tool = shipped('tools') / 'benchmark_loader.py'
     with tempfile.TemporaryDirectory() as folder:
