@@ -38,7 +38,8 @@ def images(tmp_path_factory):
 def commands(file, data, images, work):
     """Every entry, with this file where it takes a checkpoint: (tool, arguments)."""
     config = f'{fashion.CONFIGS}/shd.py'
-    sizes = fashion.overrides(data, epochs=1)
+    # mmengine keeps global logs by this name, which else is the time in seconds.
+    sizes = {**fashion.overrides(data, epochs=1), 'experiment_name': work.parent.name}
 
     def options(teacher=f'{data}/teacher.pth', **more):
         changes = {**sizes, 'model.teacher.checkpoint': teacher, **more}
