@@ -81,7 +81,7 @@ class TeacherMaps(NamedTuple):
             self.key[tile.batch, tile.heads, tile.keys],
             self.factor,
             tile.of(self.bias, B),
-            self.mask.visible(tile.batch, tile.rows, tile.keys, self.query.device),
+            self.mask.visible_end(tile.batch, tile.rows, tile.keys, self.query.device),
             tile.of_rows(self.dropped, B),
         )
 
@@ -117,14 +117,14 @@ def streamed_weights(maps: TeacherMaps, out_proj: Tensor | None, compiled: bool)
             assert out_proj is not None
             # Of these heads alone: of all, it would take longer than their maps.
             gram = gram_matrix(out_proj[:, columns_of(heads, maps.value.shape[-1])])
+            # In one piece: parts that stay between temporary maps would part the heap, too.
+            outputs = weights.new_empty(1, k - 1, N, k, maps.value.shape[-1])
             for sample in each_of(B):
-                outputs = [
-                    core(maps.maps_of(tile), maps.value[sample, heads, tile.keys])
-                    for rows, keys in row_blocks(N, M, k, (maps.mask,), device.type)
-                    for tile in (Tile(sample, heads, rows, keys),)
-                ]
-                whole = torch.cat(outputs, dim=2)
-                weights[sample, heads] = group_weights(maps.weigh, whole, gram).to(sums)
+                for rows, keys in row_blocks(N, M, k, (maps.mask,), device.type):
+                    tile = Tile(sample, heads, rows, keys)
+                    made_of, value = maps.maps_of(tile), maps.value[sample, heads, keys]
+                    outputs[:, :, rows] = core(made_of, value)
+                weights[sample, heads] = group_weights(maps.weigh, outputs, gram).to(sums)
     return weights
 
 

@@ -34,7 +34,7 @@ class AttentionFamily:
         return attn.num_heads
 
     def projection(self, attn: nn.Module) -> Any:
-        """The output projection: ``proj``, ``o_proj``, ``out_proj`` or ``c_proj``; None if none."""
+        """The output projection, by one of the names in ``PROJECTIONS``; None if it has none."""
         return output_projection(attn)
 
     def out_proj(self, attn: Any) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from shd_vit.errors import UnsupportedAttention
 
-# What libraries call it; transformers' GPT-2 has a c_proj.
-PROJECTIONS = ('proj', 'o_proj', 'out_proj', 'c_proj')
+# What libraries call it; transformers' GPT-2 has a c_proj, its ModernBERT a Wo.
+PROJECTIONS = ('proj', 'o_proj', 'out_proj', 'c_proj', 'Wo')
 ROWS = 8  # random rows that tell whether a projection is linear
 
 

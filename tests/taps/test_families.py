@@ -40,7 +40,7 @@ def every_window(bias, tap):
 
 
 def projection_bias(attn):
-    names = ('proj', 'o_proj', 'out_proj', 'c_proj')
+    names = ('proj', 'o_proj', 'out_proj', 'c_proj', 'Wo')
     return next(getattr(attn, name).bias for name in names if hasattr(attn, name))
 
 

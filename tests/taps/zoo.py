@@ -77,16 +77,35 @@ def language(name: str, padding: str | None = None, **kwargs) -> Case:
     )
 
 
+GROUPED = dict(
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    intermediate_size=48,
+)
+
+
 def llama(padding: str | None) -> Case:
-    return language(
-        'Llama',
-        padding,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        intermediate_size=48,
+    return language('Llama', padding, **GROUPED)
+
+
+def packed(name: str, **kwargs) -> Case:
+    """A decoder on rows that hold several sentences, whose positions start anew."""
+    case = language(name, **{**GROUPED, **kwargs})
+    ids, positions = torch.randint(0, 50, (2, 7)), torch.tensor([[0, 1, 2, 3, 0, 1, 2]] * 2)
+    positions[1] = torch.tensor([0, 1, 0, 1, 2, 3, 4])
+    return Case(
+        case.model, lambda model: model(input_ids=ids, position_ids=positions, use_cache=False)
     )
+
+
+def modern_bert(padding: str | None) -> Case:
+    """A global layer, then two local ones that see a token to each side."""
+    sizes = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=48)
+    ids = dict.fromkeys(('bos_token_id', 'eos_token_id', 'cls_token_id', 'sep_token_id'), 1)
+    case = language('ModernBert', padding, local_attention=2, pad_token_id=0, **sizes, **ids)
+    return Case(case.model, case.run)
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -206,6 +225,26 @@ ZOO: dict[str, Callable[[], Case]] = {
     'LLaMA, grouped heads': lambda: llama(None),
     'LLaMA, left padding': lambda: llama('left'),
     'LLaMA, right padding': lambda: llama('right'),
+    'LLaMA, packed rows': lambda: packed('Llama'),
+    'Mistral, window': lambda: language('Mistral', sliding_window=3, **GROUPED),
+    'Mistral, window, left padding': lambda: language(
+        'Mistral', 'left', sliding_window=3, **GROUPED
+    ),
+    'Mistral, window, packed rows': lambda: packed('Mistral', sliding_window=3),
+    'Qwen2, full and sliding layers': lambda: language(
+        'Qwen2', sliding_window=3, use_sliding_window=True, max_window_layers=1, **GROUPED
+    ),
+    'Gemma': lambda: language('Gemma', head_dim=4, **GROUPED),
+    'Gemma 3, full and sliding layers': lambda: language(
+        'Gemma3Text',
+        'left',
+        head_dim=4,
+        sliding_window=3,
+        layer_types=['sliding_attention', 'full_attention'],
+        **GROUPED,
+    ),
+    'ModernBERT, local and global layers': lambda: modern_bert(None),
+    'ModernBERT, right padding': lambda: modern_bert('right'),
 }
 
 

@@ -34,7 +34,7 @@ def bible(archive: Path) -> Iterator[Document]:
     ``.bzs`` has offset, size and length of each block in ``.bzz``: zlib of OSIS XML. A block has a
     book, or two, or verses of other places, which are left out, as are the Greek doublets.
     """
-    files = _debian_files(archive, r'.*/ztext/\w+/(\w+\.bz[sz])')
+    files = debian_files(archive, r'.*/ztext/\w+/(\w+\.bz[sz])')
     for testament in ('ot', 'nt'):
         blocks = files[f'{testament}.bzz']
         for start, size, _ in struct.iter_unpack('<3I', files[f'{testament}.bzs']):
@@ -50,7 +50,7 @@ def novels(archive: Path) -> Iterator[Document]:
 
     ``Rdata.rdb`` has a character vector of lines a novel: its length (4 bytes) and zlib of R's XDR.
     """
-    (data,) = _debian_files(archive, r'.*/data/(Rdata\.rdb)').values()
+    (data,) = debian_files(archive, r'.*/data/(Rdata\.rdb)').values()
     while data:
         stream = zlib.decompressobj()
         lines = _r_strings(stream.decompress(data[4:]))
@@ -63,7 +63,7 @@ def novels(archive: Path) -> Iterator[Document]:
 
 def dictionary(archive: Path) -> Iterator[Document]:
     """WordNet: a document a meaning, its words, what they mean and examples."""
-    files = _debian_files(archive, r'.*/wordnet/data\.(noun|verb|adj|adv)')
+    files = debian_files(archive, r'.*/wordnet/data\.(noun|verb|adj|adv)')
     for kind, data in files.items():
         for line in data.decode('utf-8').splitlines():
             if line.startswith('  '):
@@ -93,7 +93,7 @@ def _unwrapped(text: str) -> str:
     return '\n'.join(' '.join(part.split()) for part in re.split(r'\n\s*\n', text))
 
 
-def _debian_files(archive: Path, pattern: str) -> dict[str, bytes]:
+def debian_files(archive: Path, pattern: str) -> dict[str, bytes]:
     if shutil.which('dpkg-deb') is None:
         raise DatasetError(f'{archive.name}: dpkg-deb, which unpacks it, is not installed')
     packed = subprocess.run(

@@ -13,7 +13,7 @@ from shd_vit.errors import ConfigError
 from shd_vit.hosts.transformers.batch import Predictions, base_model
 
 # In a config: logits are not what the head makes of hidden states, but something of it.
-_SCALINGS = (
+SCALINGS = (
     *('final_logit_softcapping', 'logit_scale', 'logits_scaling'),
     *('output_multiplier', 'lm_head_multiplier'),
 )
@@ -75,7 +75,7 @@ class OutputTap:
         if isinstance(heard.get('logits'), Tensor) or not isinstance(hidden, Tensor):
             return rows.take(heard.get('logits'), self.role)
         config = self.inner.config.get_text_config()
-        if scaled := [name for name in _SCALINGS if getattr(config, name, None) is not None]:
+        if scaled := [name for name in SCALINGS if getattr(config, name, None) is not None]:
             raise ConfigError(
                 f'{scaled[0]} of the {self.role} changes its logits, which this trainer does not '
                 'make: leave losses on logits out, or use transformers.Trainer'

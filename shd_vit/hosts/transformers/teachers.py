@@ -104,7 +104,7 @@ def place(trainer: Any, teachers: list[nn.Module], tokenizers: Any) -> int | Non
         )
     for teacher, tokenizer in zip(teachers, each, strict=True):
         check_model(teacher, 'teacher', device)
-        theirs = tokenizer or _saved_tokenizer(teacher)
+        theirs = tokenizer or saved_tokenizer(teacher)
         sizes.append(common_vocabulary(trainer.model, teacher, trainer.processing_class, theirs))
         if not getattr(teacher, 'hf_device_map', None):
             teacher.to(device)
@@ -113,7 +113,7 @@ def place(trainer: Any, teachers: list[nn.Module], tokenizers: Any) -> int | Non
     return min((size for size in sizes if size is not None), default=None)
 
 
-def _saved_tokenizer(model: nn.Module) -> Any:
+def saved_tokenizer(model: nn.Module) -> Any:
     """The tokenizer beside a model's weights, on this machine; None if there is none."""
     name = getattr(base_model(model), 'name_or_path', None)
     try:

@@ -1,4 +1,4 @@
-"""Reading a study's file into plain values: YAML, or Python that defines the same names."""
+"""Reading a file of settings into plain values: YAML, or Python that defines the same names."""
 
 from __future__ import annotations
 
@@ -22,35 +22,55 @@ def short(value: object) -> str:
     return _short.repr(value)
 
 
-def read_source(path: str | Path) -> dict[str, Any]:
-    """The names that a study's file defines, with numbers, texts, lists and mappings as values.
+def read_source(
+    path: str | Path, what: str = 'study', holds: str = 'rows or grids'
+) -> dict[str, Any]:
+    """The names that a file defines, with numbers, texts, lists and mappings as values.
 
     Of a Python file these are the variables that hold such values and start with a letter.
+
+    Args:
+        path: .yaml or .py.
+        what: The file is called so in errors.
+        holds: What it must define, at the least.
 
     Raises:
         ConfigError: If the file is missing, cannot be read, or is beyond any study's size.
     """
     path = Path(path)
+    name = f'{what} {str(path)!r}'
     if not path.is_file() or path.suffix not in ('.yaml', '.yml', '.py'):
-        raise ConfigError(f'study {str(path)!r}: expected a .yaml or .py file')
+        raise ConfigError(f'{name}: expected a .yaml or .py file')
     if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f'study {str(path)!r} is larger than {MAX_BYTES} bytes')
+        raise ConfigError(f'{name} is larger than {MAX_BYTES} bytes')
     try:
         values = _of_python(path) if path.suffix == '.py' else _of_yaml(path)
     except yaml.YAMLError as error:
         where = getattr(error, 'problem_mark', None)
         line = f' line {where.line + 1}:' if where else ''
         problem = getattr(error, 'problem', None) or 'not YAML'
-        raise ConfigError(f'study {str(path)!r}:{line} {problem[:200]}') from None
+        raise ConfigError(f'{name}:{line} {problem[:200]}') from None
     except RecursionError:
-        raise ConfigError(f'study {str(path)!r} is nested too deeply') from None
+        raise ConfigError(f'{name} is nested too deeply') from None
     except (Exception, SystemExit) as error:  # of Python anything; of YAML, numbers and dates
         reason = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
-        raise ConfigError(f'study {str(path)!r} cannot be read: {reason}') from None
+        raise ConfigError(f'{name} cannot be read: {reason}') from None
     if not isinstance(values, dict):
-        raise ConfigError(f'study {str(path)!r} must define rows or grids')
-    _check_plain(values)
+        raise ConfigError(f'{name} must define {holds}')
+    _check_plain(values, what)
     return values
+
+
+def read_value(text: str) -> object:
+    """A value of a command line, as a file would have it.
+
+    Raises:
+        ConfigError: If it is no YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f'{short(text)} is no value of YAML') from None
 
 
 def _of_python(path: Path) -> dict[str, object]:
@@ -73,16 +93,16 @@ def _of_yaml(path: Path) -> object:
     return yaml.load(text, _Loader)
 
 
-def _check_plain(values: dict) -> None:
+def _check_plain(values: dict, what: str) -> None:
     """Refuse what is no number, text, list or mapping, and aliases that unfold without end."""
-    stack: list[tuple[str, object, int]] = [('study', values, 0)]
+    stack: list[tuple[str, object, int]] = [(what, values, 0)]
     count = 0
     while stack:
         field, value, depth = stack.pop()
         count += 1
         if depth > MAX_DEPTH or count > MAX_VALUES:
             raise ConfigError(
-                f'{field[:200]}: a study has at most {MAX_DEPTH} levels and {MAX_VALUES} values'
+                f'{field[:200]}: a {what} has at most {MAX_DEPTH} levels and {MAX_VALUES} values'
             )
         prefix = '' if depth == 0 else f'{field[:200]}.'
         if isinstance(value, dict):

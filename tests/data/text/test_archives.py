@@ -63,7 +63,7 @@ def test_books_of_a_sword_module(monkeypatch):
         for start, data, block in zip(starts, packed, blocks, strict=True)
     )
     files = {'ot.bzs': index, 'ot.bzz': b''.join(packed), 'nt.bzs': b'', 'nt.bzz': b''}
-    monkeypatch.setattr(archives, '_debian_files', lambda *_: files)
+    monkeypatch.setattr(archives, 'debian_files', lambda *_: files)
     found = dict(archives.bible(None))
     assert list(found) == ['Gen', 'Hos'] and found['Hos'] == 'Word.'
     lines = [' '.join(line.split()) for line in found['Gen'].split('\n')]
@@ -82,14 +82,14 @@ def test_chapters_of_novels_in_a_lazy_load_data_base(monkeypatch):
     emma = ['EMMA', 'By Jane Austen', '', 'VOLUME I', '', 'CHAPTER I', '', 'Emma, handé', 'some.',
             '', 'And rich.', '', 'VOLUME II', '', 'CHAPTER II', 'Next.', 'FINIS']  # fmt: skip
     data = r_vector(emma) + r_vector(['Persuasion', 'Chapter 1', 'Sir Walter.'])
-    monkeypatch.setattr(archives, '_debian_files', lambda *_: {'Rdata.rdb': data})
+    monkeypatch.setattr(archives, 'debian_files', lambda *_: {'Rdata.rdb': data})
     found = {name: text.strip() for name, text in archives.novels(None)}
     assert found == {
         'EMMA 1': 'Emma, handé some.\nAnd rich.',
         'EMMA 2': 'Next.',
         'Persuasion 1': 'Sir Walter.',
     }
-    monkeypatch.setattr(archives, '_debian_files', lambda *_: {'': r_vector([], kind=13)})
+    monkeypatch.setattr(archives, 'debian_files', lambda *_: {'': r_vector([], kind=13)})
     with pytest.raises(DatasetError, match='no character vector of R'):
         list(archives.novels(None))
 
@@ -101,7 +101,7 @@ def test_meanings_of_wordnet(monkeypatch):
         '00004980 00 s 02 brand-new 0 ice_cream(p) 1 001 & 00004723 a 0000 | new  ',
     ]
     data = {'adj': '\n'.join(lines).encode(), 'noun': b''}
-    monkeypatch.setattr(archives, '_debian_files', lambda *_: data)
+    monkeypatch.setattr(archives, 'debian_files', lambda *_: data)
     assert [(name, text.strip()) for name, text in archives.dictionary(None)] == [
         ('adj 00001740', 'able: having the power; "able to swim"'),
         ('adj 00004980', 'brand-new, ice cream: new'),
