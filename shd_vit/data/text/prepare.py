@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from shd_vit.data.text.sources import Part
 from shd_vit.data.text.tokens import SPLITS, TOKEN
 from shd_vit.errors import ConfigError, DatasetError, check_number
 
+_CONTROLS = dict.fromkeys(c for c in (*range(32), *range(127, 160)) if chr(c) not in '\n\t')
 SPECIAL = ('<pad>', '<s>', '</s>')
 Tell = Callable[[str], None]
 Texts = dict[str, dict[str, list[str]]]  # by part, by split
@@ -114,8 +114,7 @@ def _fill(
 
 def clean(text: str) -> str:
     """Lines without control characters, doubled spaces and blank lines."""
-    kept = ''.join(c for c in text if c in '\n\t' or unicodedata.category(c) != 'Cc')
-    lines = (' '.join(line.split()) for line in kept.split('\n'))
+    lines = (' '.join(line.split()) for line in text.translate(_CONTROLS).split('\n'))
     return '\n'.join(line for line in lines if line)
 
 

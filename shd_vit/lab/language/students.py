@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import transformers
@@ -22,8 +23,9 @@ def make_student(model: str | dict[str, Any], tokenizer: Any, teachers: list[Any
     """A causal model for a tokenizer, in float32, with random weights unless it has a path.
 
     Args:
-        model: A path, or ``dict(type='LlamaConfig', ...)`` with ``initialise_from_teacher``, the
-            layers that the first teacher of its architecture gives, if it is there.
+        model: A path, or ``dict(type='LlamaConfig', ...)``; with ``initialise_from_teacher`` in it,
+            'uniform' or what else that function takes, weights are those of the first teacher of
+            its architecture.
         tokenizer: Gives vocabulary and special tokens.
         teachers: To start from.
 
@@ -48,7 +50,10 @@ def make_student(model: str | dict[str, Any], tokenizer: Any, teachers: list[Any
             raise ConfigError(
                 f'model.{INITIALISE}: no teacher is a {type(student).__name__} to start from'
             )
-        initialise_from_teacher(student, alike[0], layers)
+        chosen = layers if isinstance(layers, dict) else dict(layers=layers)
+        allowed = list(inspect.signature(initialise_from_teacher).parameters)[2:]
+        check_names(chosen, allowed, f'model.{INITIALISE}')
+        initialise_from_teacher(student, alike[0], **chosen)
     return student
 
 

@@ -1,11 +1,14 @@
 """The configs of pre-training are what they say they are."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from tooling import run_tool
 
+from shd_vit.errors import ConfigError
 from shd_vit.hosts.transformers.trainer import build_loss
 from shd_vit.lab.language.settings import read_settings
 from shd_vit.lab.language.students import make_student
@@ -111,7 +114,7 @@ def test_the_study_can_be_run(tmp_path):
     assert len({(losses, teacher) for _, losses, teacher in seen}) == 15, 'every row is another'
 
 
-def test_one_table_of_two_evaluations(tmp_path):
+def test_one_table_of_two_evaluations(tmp_path, monkeypatch, capsys):
     results = dict(
         perplexity=dict(text=dict(a=dict(parts=dict(all=dict(loss=1.5, perplexity=4.4817))))),
         tune=dict(
@@ -123,8 +126,12 @@ def test_one_table_of_two_evaluations(tmp_path):
     )
     _, rows = comparison_table(results, 'text', 'sentiment', 'test')
     assert rows[1:] == [['a', '1.500', '4.5', '60.0'], ['(constant answer)', '', '', '51.2']]
+    (tmp_path / 'results.json').write_text(json.dumps(results))
+    run_tool('lm_compare', monkeypatch, tmp_path / 'results.json')
+    printed = capsys.readouterr().out
+    assert '60.0' in printed and '1.500' in printed and '51.2' in printed
     with pytest.raises(
-        Exception, match=r"the results have no 'spam' of text 'text' or task 'spam'"
+        ConfigError, match=r"the results have no 'spam' of text 'text' or task 'spam'"
     ):
         comparison_table(results, 'text', 'spam', 'test')
 

@@ -184,6 +184,10 @@ def test_validation_takes_sequences_in_equal_steps(data):
         (dict(model=dict(num_attention_heads=3)), r'^model: .*multiple'),
         (dict(model='{}/gone'), r"^'.*/gone' is no such model"),
         (dict(model=dict(initialise_from_teacher='last')), r'no teacher is a LlamaForCausalLM'),
+        (
+            dict(model=dict(initialise_from_teacher=dict(layer='last')), teachers=['{}/llama']),
+            r'^model.initialise_from_teacher.layer is unknown; allowed are layers',
+        ),
         (dict(teachers=['{}/gone'], losses=dict(kd=True)), r"^'.*gone' is no such model"),
         (dict(losses=dict(kd=True)), r'^losses need teachers: give at least one path'),
         (dict(teachers=['{}/gpt2']), r'^teachers have no effect without losses or model.init'),
