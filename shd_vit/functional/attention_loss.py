@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from shd_vit.functional.attention import (
     widen,
 )
 from shd_vit.functional.compiler import choose
+from shd_vit.functional.lazy import GivenMaps, LazyMaps
 from shd_vit.functional.masks import (
     ALL_KEYS,
     Mask,
@@ -32,47 +33,6 @@ from shd_vit.functional.tiles import Tile, batch_chunks, blocks, each_of, is_who
 
 # exp2 of a CPU is several times faster than exp, which is slower still where the result is 0.
 LOG2_E = math.log2(math.e)
-
-
-class LazyMaps(Protocol):
-    """Maps (B, H, N, M) that are made where they are used, a tile at a time.
-
-    Attributes:
-        function: ``function(*arguments) -> maps`` (b, H, n, m), a plain function.
-        sizes: How many heads are merged into each of H.
-        mask: Outside of which they are 0.
-        ignored: Rows that do not count, (b, 1, n, 1); or None.
-    """
-
-    @property
-    def function(self) -> Callable[..., Tensor]: ...
-    @property
-    def sizes(self) -> tuple[int, ...]: ...
-    @property
-    def mask(self) -> Mask: ...
-    @property
-    def ignored(self) -> Tensor | None: ...
-
-    def arguments(self, tile: Tile) -> tuple:
-        """What the function takes to make this tile."""
-
-
-class GivenMaps:
-    """Maps that are at hand."""
-
-    mask: Mask = ALL_KEYS
-    ignored: Tensor | None = None
-
-    def __init__(self, maps: Tensor) -> None:
-        self.maps = maps
-        self.sizes = (1,) * maps.shape[1]
-
-    @staticmethod
-    def function(maps: Tensor) -> Tensor:
-        return maps
-
-    def arguments(self, tile: Tile) -> tuple:
-        return (self.maps[tuple(tile)],)
 
 
 def attention_kl(
@@ -242,6 +202,7 @@ class _AttentionLoss(StoredGradients):
         with torch.autocast(device.type, enabled=False):
             for batch in samples:
                 for heads, parts in blocks(sizes, N, M, masks, device.type):
+                    tiles = target.ready(batch, heads, parts)
                     # Over blocks, the gradient of the keys adds up; not in half precision.
                     of_keys: Any = None
                     if not whole:
@@ -256,8 +217,8 @@ class _AttentionLoss(StoredGradients):
                             tile.of_rows(ignored, B),
                             factor,
                             distance,
-                            target.function,
-                            target.arguments(tile),
+                            tiles.function,
+                            tiles.arguments(tile),
                         )
                         total += loss
                         if whole:

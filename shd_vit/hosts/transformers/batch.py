@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -128,12 +129,16 @@ def base_model(model: Any) -> Any:
 
 def forward_names(model: nn.Module) -> list[str]:
     """Arguments that a model's forward names; an adapter's are those of the model inside."""
-    inner = base_model(model)
-    return [
+    return list(_names(type(base_model(model)).forward))
+
+
+@cache
+def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(
         name
-        for name, p in inspect.signature(type(inner).forward).parameters.items()
+        for name, p in inspect.signature(forward).parameters.items()
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and name != 'self'
-    ]
+    )
 
 
 def teacher_inputs(

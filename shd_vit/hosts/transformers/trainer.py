@@ -17,6 +17,7 @@ from shd_vit.errors import ConfigError, check_number
 from shd_vit.hosts.transformers.batch import Predictions, forward_names, whole_sequences
 from shd_vit.hosts.transformers.checks import check_names, check_trainer
 from shd_vit.hosts.transformers.completion import check_rows, of_completion
+from shd_vit.hosts.transformers.devices import read_devices
 from shd_vit.hosts.transformers.joint import JointBatch
 from shd_vit.hosts.transformers.outputs import OutputTap
 from shd_vit.hosts.transformers.packing import Packing, count_sequences
@@ -53,6 +54,8 @@ class DistillMixin(Host):
         attention_teacher: Which of several teachers, from 0, gives maps and hidden states.
         rows: Which query rows of maps, and which tokens of hidden states, count: 'all' that are no
             padding, or those of the 'completion', whose next label counts. Keys are always all.
+        teacher_devices: Of each teacher, or one of all: batches go there, and logits, maps and
+            hidden states come back. None: the student's device.
         teacher_tokenizers: Of the teachers, to hold against the student's: of each, or one of all.
             None: those that the teachers were saved with, where they are on this machine.
         kwargs: Of the trainer.
@@ -71,6 +74,7 @@ class DistillMixin(Host):
         task_loss_weight: float = 1.0,
         attention_teacher: int = 0,
         rows: str = 'all',
+        teacher_devices: Any = None,
         teacher_tokenizers: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -89,7 +93,12 @@ class DistillMixin(Host):
             raise ConfigError(
                 f'attention_teacher={attention_teacher!r} must be between 0 and {len(given) - 1}'
             )
-        vocabulary = place(self, given, teacher_tokenizers)
+        if self.is_listening and teacher_devices is not None:
+            raise ConfigError(
+                f'teacher_devices={teacher_devices!r}: {type(self).__name__} places its teacher'
+            )
+        devices = read_devices(teacher_devices, len(given), self.args.device)
+        vocabulary = place(self, given, devices, teacher_tokenizers)
         first = given.pop(attention_teacher)
         built = {name: build_loss(name, loss) for name, loss in losses.items()}
         self.distillation = d = Distillation(built, self.model, first, planned)
@@ -97,7 +106,7 @@ class DistillMixin(Host):
         d.schedules.to(self.args.device)
         banks = d.student_bank, d.teacher.bank
         check_trainer(self, d.losses, any(bank.layers or bank.tokens for bank in banks))
-        self.teachers = Teachers(d, given, vocabulary)
+        self.teachers = Teachers(d, given, vocabulary, self.args.device)
         self._taps = (
             OutputTap(self.model, 'student', is_learning=True),
             OutputTap(first, 'teacher', is_learning=False),
@@ -134,7 +143,8 @@ class DistillMixin(Host):
         first, found = self.teachers.first, None
         if self.rows == 'completion':
             found = Predictions.of(batch, self._loss_shifts_labels)
-        return self._counted(first(self.teachers.call, first.model, batch, None), batch, found)
+        output = self.teachers.seen(first(self.teachers.call, first.model, batch, None))
+        return self._counted(output, batch, found)
 
     def compute_loss(
         self,
@@ -167,6 +177,7 @@ class DistillMixin(Host):
         else:
             with self.accelerator.autocast():
                 taught = d.record_teacher(self.teachers, batch, rows)
+            taught = taught and self.teachers.seen(taught)
             # A trainer may run the student once more, without gradients, for its metrics.
             with d.student_bank.record(first=True), student.listening():
                 result = super().compute_loss(model, inputs, **kwargs)

@@ -2,9 +2,16 @@
 
 from shd_vit.taps.families import (  # noqa: F401
     beit,
+    hiera,
     hugging_face,
     mmpretrain,
+    no_maps,
+    parallel,
+    relpos,
+    sam,
     swin,
+    swin_v2,
     timm,
+    tiny_vit,
     torch_mha,
 )

@@ -87,7 +87,8 @@ class HuggingFaceAttention(AttentionFamily):
             self.refuse(attn, reason)
         name = used.removeprefix(PREFIX)
         _register(name)
-        with _named(config, PREFIX + name):
+        is_tapped = used == PREFIX + name  # as one that layers share is after the first of them
+        with nullcontext() if is_tapped else _named(config, PREFIX + name):
             yield
 
     def read(self, attn, outputs, call):

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
 
 from shd_vit.errors import ConfigError
+from shd_vit.functional import kd_loss
 from shd_vit.hosts.transformers import DistillMixin
 
 trl = pytest.importorskip('trl')
@@ -211,6 +212,14 @@ def test_the_on_policy_trainer_is_listened_to(tmp_path):
     assert all(row['shd'] > 0 and row['kd'] > 0 for row in log_of(made))
 
 
+def test_logits_that_the_on_policy_trainer_does_not_make(tmp_path):
+    """At beta 0 its own loss is the mean over completions of the same KL."""
+    made = on_policy(tmp_path, losses=dict(kd=True), beta=0.0, temperature=1.0)
+    made.train()
+    for row in log_of(made):
+        assert row['kd'] == pytest.approx(row['task_loss'], rel=1e-4)
+
+
 SGD = dict(optim='sgd', max_grad_norm=0.0, learning_rate=1.0, max_steps=1)
 
 
@@ -244,3 +253,12 @@ def test_where_gkd_samples_batches_have_equal_weights(tmp_path):
     made._joint.shares = lambda *args: shares.append(take(*args)) or shares[-1]
     made.train()
     assert shares == [dict.fromkeys(('rows', 'tokens', 'sequences'), 0.5)] * 2
+
+
+@pytest.mark.parametrize('beta, divergence', [(0.0, 'forward'), (0.5, 'jsd'), (1.0, 'reverse')])
+def test_divergences_are_those_of_gkd(beta, divergence):
+    student, teacher = torch.randn(2, 1, 6, 5)
+    labels = torch.tensor([[1, 2, -100, 3, -100, 4]])
+    theirs = GKDTrainer.generalized_jsd_loss(student, teacher, labels, beta=beta)
+    counted = labels[0] != -100
+    assert_close(kd_loss(student[0, counted], teacher[0, counted], 1.0, divergence), theirs)
