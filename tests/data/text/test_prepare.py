@@ -1,11 +1,12 @@
 """From files to tokens."""
 
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
-from tooling import load_tool, run_tool
+from tooling import ROOT, load_tool, run_tool
 from transformers import AutoTokenizer
 
 from shd_vit.data.text import Chunks, TokenFile
@@ -13,6 +14,7 @@ from shd_vit.data.text.prepare import clean, split, write_text
 from shd_vit.data.text.sources import Part, from_folder
 from shd_vit.errors import ConfigError, DatasetError
 
+PAGE = ROOT / 'docs/pretraining.md'
 LINE = 'the whale and a ship sail over sea where captain waits for it again'
 WORDS = LINE.split()
 
@@ -59,6 +61,15 @@ def test_documents_are_found_again_in_the_tokens(tmp_path):
     assert again == about
     assert (tmp_path / 'again/train.bin').read_bytes() == (tmp_path / 'out/train.bin').read_bytes()
     Chunks(TokenFile(tmp_path / 'out', 'train').tokens, 16)[3]
+
+
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+    made(tmp_path / 'data/text', dict(novels=part(*sentences(1, 60))))
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r'```python\n(.*?)```', PAGE.read_text(), re.DOTALL)
+    names = {}
+    exec(example, names)
+    assert names['chunks'][0]['input_ids'].shape == (128,)
 
 
 def test_a_tokenizer_knows_every_byte_and_folds_what_unicode_calls_compatible(tmp_path):
