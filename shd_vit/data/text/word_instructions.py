@@ -14,6 +14,7 @@ from shd_vit.errors import ConfigError, DatasetError, check_number
 from shd_vit.files import write_whole
 
 NAMES = dict(noun='noun', verb='verb', adj='adjective', adv='adverb')
+LONGEST = 24  # words of a meaning or an example: small models see few tokens at once
 SETS = ('train', 'validation', 'test', 'unseen')
 
 
@@ -34,7 +35,8 @@ class Task(NamedTuple):
 
 
 def _uses(sense: Sense) -> list[str]:
-    return [x for x in sense.examples if sense.words[0] in x.lower().split() and len(x.split()) > 2]
+    found = [x for x in sense.examples if sense.words[0] in x.lower().split()]
+    return [x for x in found if 2 < len(x.split()) <= LONGEST]
 
 
 def _kinds(sense: Sense) -> list[str]:
@@ -132,7 +134,7 @@ def make_rows(
 def _question(senses: list[Sense], draw: random.Random) -> tuple[str, list[Sense]] | None:
     """A task, and the senses of one kind of word that it can be asked of."""
     kind = senses[0].kind
-    own = [sense for sense in senses if sense.kind == kind]
+    own = [s for s in senses if s.kind == kind and len(s.meaning.split()) <= LONGEST]
     tasks = list(TASKS)
     draw.shuffle(tasks)
     for name in tasks:

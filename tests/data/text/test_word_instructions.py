@@ -98,3 +98,17 @@ def test_plain_prompts_are_the_same_without_the_template():
         assert end == '' and 1 <= len(lines) <= 2
         assert all(f'{line}\n' in row['prompt'] for line in lines)
         assert {**row, 'prompt': ''} == {**other, 'prompt': ''}
+
+
+def test_long_texts_are_left_out():
+    """A meaning of 25 words, and an example of 25: neither is in a prompt or an answer."""
+    long = ' '.join(f'x{n}' for n in range(25))
+    known = {
+        word: [
+            Sense('noun', (word,), long, ()),
+            Sense('noun', (word,), 'short', (f'{word} {long}',)),
+        ]
+        for word in words()
+    }
+    for own in make_rows(known, SIZES, seed=0).values():
+        assert not any(' x5 ' in row['prompt'] or ' x5 ' in str(row['output']) for row in own)
