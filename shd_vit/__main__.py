@@ -21,6 +21,14 @@ COMMANDS = {
     'study': 'study.py',
     'write-ffcv': 'data/write_ffcv.py',
     'verify-ffcv': 'data/verify_ffcv.py',
+    'lm-train': 'lm_train.py',
+    'lm-eval': 'lm_eval.py',
+    'lm-compare': 'lm_compare.py',
+    'prepare-text': 'data/prepare_text.py',
+    'prepare-instructions': 'data/prepare_instructions.py',
+    'prepare-tasks': 'data/prepare_tasks.py',
+    'language-maps': 'analysis/language_maps.py',
+    'language-alphas': 'analysis/language_alphas.py',
     'training-curves': 'analysis/training_curves.py',
     'attention-maps': 'analysis/attention_maps.py',
     'alpha-distribution': 'analysis/alpha_distribution.py',
@@ -34,7 +42,9 @@ COMMANDS = {
 # What else a tool may need, and how to get it.
 MM = 'pip install mmengine mmpretrain mmcv-lite'
 LAB = "pip install 'shd_vit[lab]'"
+LM = "pip install 'shd_vit[lm]'"
 EXTRAS = dict(mmcv=MM, mmengine=MM, mmpretrain=MM, matplotlib=LAB, scipy=LAB)
+EXTRAS |= dict.fromkeys(('transformers', 'rouge_score', 'sklearn', 'gguf'), LM)
 USAGE = """\
 usage: python -m shd_vit COMMAND ...
 
