@@ -95,7 +95,7 @@ def usage() -> str:
     lines = []
     for command, file in COMMANDS.items():
         docstring = ast.get_docstring(ast.parse((folder / file).read_text(encoding='utf-8'))) or ''
-        lines.append(f'  {command:<20}{docstring.partition(chr(10))[0]}')
+        lines.append(f'  {command:<22}{docstring.partition(chr(10))[0]}')
     return USAGE.format(commands='\n'.join(lines))
 
 
