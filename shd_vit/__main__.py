@@ -25,6 +25,14 @@ COMMANDS = {
     'study': 'study.py',
     'write-ffcv': 'data/write_ffcv.py',
     'verify-ffcv': 'data/verify_ffcv.py',
+    'lm-train': 'lm_train.py',
+    'lm-eval': 'lm_eval.py',
+    'lm-compare': 'lm_compare.py',
+    'prepare-text': 'data/prepare_text.py',
+    'prepare-instructions': 'data/prepare_instructions.py',
+    'prepare-tasks': 'data/prepare_tasks.py',
+    'language-maps': 'analysis/language_maps.py',
+    'language-alphas': 'analysis/language_alphas.py',
     'training-curves': 'analysis/training_curves.py',
     'attention-maps': 'analysis/attention_maps.py',
     'alpha-distribution': 'analysis/alpha_distribution.py',
@@ -39,8 +47,10 @@ COMMANDS = {
 # What else a tool may need, and how to get it.
 MM = 'pip install mmengine mmpretrain mmcv-lite'
 LAB = "pip install 'shd_vit[lab]'"
+LM = "pip install 'shd_vit[lm]'"
 DIT = "pip install 'shd_vit[diffusers]'"
 EXTRAS = dict(mmcv=MM, mmengine=MM, mmpretrain=MM, matplotlib=LAB, scipy=LAB)
+EXTRAS |= dict.fromkeys(('transformers', 'rouge_score', 'sklearn', 'gguf'), LM)
 EXTRAS |= dict(diffusers=DIT, accelerate=DIT, torch_fidelity=DIT)
 USAGE = """\
 usage: python -m shd_vit COMMAND ...
@@ -92,7 +102,7 @@ def usage() -> str:
     lines = []
     for command, file in COMMANDS.items():
         docstring = ast.get_docstring(ast.parse((folder / file).read_text(encoding='utf-8'))) or ''
-        lines.append(f'  {command:<20}{docstring.partition(chr(10))[0]}')
+        lines.append(f'  {command:<22}{docstring.partition(chr(10))[0]}')
     return USAGE.format(commands='\n'.join(lines))
 
 
