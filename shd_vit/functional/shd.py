@@ -28,7 +28,9 @@ from shd_vit.functional.triton import choice
 
 DISTANCES = dict(kl=attention_kl, mse=attention_mse)
 BACKENDS = ('auto', 'torch', 'compile', 'cpp', 'triton')
-KERNEL_TOKENS = 1024  # with more, whole maps leave the processor's cache, and blocks are faster
+# The C++ kernel is the fastest without masks (half of the time of blocks at 2,048 tokens), but each
+# of its threads holds some whole maps: up to so many tokens, or elements of a map of each thread.
+KERNEL_TOKENS, KERNEL_ELEMENTS = 1024, 2**23
 
 
 def shd_loss(
@@ -195,7 +197,8 @@ def _choose(backend: str, for_the_kernel: bool, whole: bool, keys: int, device_t
         )
     if backend != 'auto':
         return backend
-    if for_the_kernel and keys <= KERNEL_TOKENS and native.kernel_error() is None:
+    is_small = keys <= KERNEL_TOKENS or keys**2 * torch.get_num_threads() <= KERNEL_ELEMENTS
+    if for_the_kernel and is_small and native.kernel_error() is None:
         return 'cpp'
     if device_type == 'cpu' and not whole:
         return 'torch'  # a compiled function of tiles of so many shapes is slower

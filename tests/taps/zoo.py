@@ -404,7 +404,9 @@ ZOO: dict[str, Callable[[], Case]] = {
     'timm Swin': on_images(timm_swin, 64),
     'mmpretrain Swin V2, cosine': on_images(swin_v2, 64, torch.float64),
     'timm Swin V2, cosine': on_images(timm_swin_v2, 64, torch.float64),
-    'timm Swin V2, cosine, qv bias apart': on_images(lambda: timm_swin_v2(is_bias_apart=True), 64),
+    'timm Swin V2, cosine, qv bias apart': on_images(
+        lambda: timm_swin_v2(is_bias_apart=True), 64, torch.float64
+    ),
     'timm RelPos ViT': on_images(small('vit_relpos_small_patch16_224')),
     'timm RelPos ViT, shared positions': on_images(small('vit_srelpos_small_patch16_224')),
     'timm SAM, windows with padding': on_images(
