@@ -182,7 +182,8 @@ def part_of(call: Call) -> Call:
 
     def mask_of(mask):
         codes = [c if c is None else c[pick][:, keys] for c in (mask.padding, mask.documents)]
-        return mask._replace(padding=codes[0], documents=codes[1])
+        queries = None if mask.queries is None else mask.queries[pick][:, rows]
+        return mask._replace(padding=codes[0], documents=codes[1], queries=queries)
 
     def bias_of(bias):
         if bias is None:
