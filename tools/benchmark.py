@@ -3,7 +3,7 @@
 Whatever is compared runs in turns in one process, each turn after the other's; figures are medians,
 ratios are medians of the ratios of a turn. The yardstick is a literal transcription of the paper.
 
-python tools/benchmark.py                      # everything, about ten minutes on two cores
+python tools/benchmark.py                      # everything, about a quarter of an hour on two cores
 python tools/benchmark.py step --rounds 20     # one part
 python tools/benchmark.py --json b.json --plot b.svg --markdown b.md
 """
@@ -17,12 +17,12 @@ from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
 from shd_vit.functional.compiler import compiler_error
 from shd_vit.hosts.mmpretrain.memory import keep_freed_memory
-from shd_vit.lab import long_maps
+from shd_vit.lab import language_step, long_maps
 from shd_vit.lab.benchmark import DEVICE, TABLES, VARIANTS, growth, memory, peak_memory, plot, step
 from shd_vit.lab.figures import check_output
 from shd_vit.lab.report import environment, show, write_json
 
-PARTS = ('step', 'memory', 'growth', 'long')
+PARTS = ('step', 'memory', 'growth', 'long', 'lm')
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def main() -> None:
         '--plot-long', metavar='FILE', help='draw time and memory of long sequences'
     )
     parser.add_argument('--long', nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument('--lm-peak-of', nargs=2, help=argparse.SUPPRESS)
     parser.add_argument('--peak-of', choices=list(VARIANTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter('ignore')  # libraries about themselves, among the tables
@@ -49,6 +50,10 @@ def main() -> None:
     if args.long:
         run, tokens, rounds = args.long
         print(*long_maps.measure(run, int(tokens), int(rounds)))
+        return
+    if args.lm_peak_of:
+        losses, tokens = args.lm_peak_of
+        print(language_step.peak_of(losses, int(tokens)))
         return
     wrong = set(args.parts) - set(PARTS)
     if wrong:
@@ -67,10 +72,11 @@ def main() -> None:
     keep_freed_memory()
     works = compiler_error(DEVICE) or 'torch.compile works'
     results = {'environment': dict(environment(), compiler=works)}
-    measure = dict(step=step, memory=memory, growth=growth, long=long_maps.long_maps)
+    measure = dict(step=step, memory=memory, growth=growth)
+    measure.update(long=long_maps.long_maps, lm=language_step.language_step)
     for part in parts:
         results[part] = measure[part](args.batch, args.rounds)
-    shown = dict(TABLES, long=long_maps.table)
+    shown = dict(TABLES, long=long_maps.table, lm=language_step.table)
     tables = [table for part in ('environment', *parts) for table in shown[part](results[part])]
     show(tables, args.markdown)
     write_json(results, args.json)

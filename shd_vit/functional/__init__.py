@@ -7,8 +7,9 @@ but the first, P pairs, F columns of stacked heads.
 """
 
 from shd_vit.functional.attention import attention_maps
-from shd_vit.functional.attention_loss import LazyMaps, attention_kl, attention_mse
+from shd_vit.functional.attention_loss import attention_kl, attention_mse
 from shd_vit.functional.attention_transfer import mean_map_kl
+from shd_vit.functional.lazy import LazyMaps
 from shd_vit.functional.logits import hard_labels, kd_loss, nkd_loss
 from shd_vit.functional.masks import Mask, counted_rows
 from shd_vit.functional.merging import (

@@ -67,7 +67,7 @@ def attention_logits(
     """``Q K^T * factor + bias`` (B, H, N, M), in float32 at least.
 
     As good as -inf where a key is not visible, and 0 in rows that are ignored: -inf alone would be
-    NaN after the softmax, and in its gradient.
+    NaN after the softmax, and in its gradient. ``visible`` is of the last keys; all see the others.
     """
     if query.dtype != key.dtype:  # neither is rounded to the other's type
         query, key = widen(query), widen(key)
@@ -82,7 +82,8 @@ def attention_logits(
     elif bias is not None:
         logits = logits.add_(bias)
     if visible is not None:
-        logits = logits.masked_fill_(~visible, _hidden(logits))
+        end = logits[..., logits.shape[-1] - visible.shape[-1] :]
+        end.masked_fill_(~visible, _hidden(logits))
     return logits if ignored is None else logits.masked_fill_(ignored, 0)
 
 

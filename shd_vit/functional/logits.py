@@ -1,10 +1,12 @@
-"""Losses on logits: Hinton's distillation and NKD.
+"""Losses on logits: Hinton's distillation, forward, reverse and symmetric, and NKD.
 
 Logits are (R, C): R rows, each one prediction, of C classes. A classifier has a row an image, a
 language model a row for every position whose label counts.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,29 +15,63 @@ from torch import Tensor
 from shd_vit.errors import ConfigError
 from shd_vit.functional.attention import widen
 
+DIVERGENCES = ('forward', 'reverse', 'jsd')
 
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(teacher || student) of softened classes, mean over the rows (arXiv 1503.02531).
 
-    T^2 keeps the size of the gradient when T changes.
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    divergence: str = 'forward',
+) -> Tensor:
+    """T^2 times a divergence of softened classes, mean over the rows (arXiv 1503.02531).
+
+    T^2 keeps the size of the gradient when T changes. With p of the teacher, q of the student:
+    'forward' is KL(p || q), which covers all that the teacher may say; 'reverse' is KL(q || p),
+    which keeps to what it likely says (MiniLLM, arXiv 2306.08543); 'jsd' is Jensen and Shannon's,
+    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, at most log 2 (GKD, arXiv 2306.13649).
 
     Args:
         student_logits: (R, C).
         teacher_logits: (R, C).
         temperature: T, above 0.
+        divergence: One of :data:`DIVERGENCES`.
 
     Returns:
         Scalar, in float32 (float64 for float64 input); 0 where there is no row.
 
     Raises:
-        ConfigError: As :func:`check_logits`.
+        ConfigError: As :func:`check_logits`, or if there is no such divergence.
     """
     check_logits(student_logits, teacher_logits)
+    check_divergence('divergence', divergence)
     if not len(student_logits):
         return widen(student_logits).sum()
     log_s = F.log_softmax(widen(student_logits) / temperature, dim=1)
     log_t = F.log_softmax(widen(teacher_logits) / temperature, dim=1)
-    return F.kl_div(log_s, log_t, reduction='batchmean', log_target=True) * temperature**2
+    if divergence == 'forward':
+        loss = _kl(log_t, log_s)
+    elif divergence == 'reverse':
+        loss = _kl(log_s, log_t)
+    else:
+        log_m = torch.logaddexp(log_s, log_t) - math.log(2)
+        loss = (_kl(log_t, log_m) + _kl(log_s, log_m)) / 2
+    return loss * temperature**2
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of rows, their mean."""
+    return F.kl_div(log_q, log_p, reduction='batchmean', log_target=True)
+
+
+def check_divergence(field: str, divergence: object) -> None:
+    """Refuse what is none of :data:`DIVERGENCES`.
+
+    Raises:
+        ConfigError: Naming the field.
+    """
+    if divergence not in DIVERGENCES:
+        raise ConfigError(f'{field}={divergence!r} must be one of {", ".join(DIVERGENCES)}')
 
 
 def nkd_loss(

@@ -26,6 +26,7 @@ class Mask(NamedTuple):
         padding: Bool (B, M) for M keys, True at those of tokens, False at those of padding.
         documents: (B, M), a number a token: queries see the keys with their own number, as in
             packed rows.
+        queries: Bool (B, N), True at queries that have a part in losses. It hides no key.
     """
 
     is_causal: bool = False
@@ -33,6 +34,7 @@ class Mask(NamedTuple):
     window: int | None = None
     padding: Tensor | None = None
     documents: Tensor | None = None
+    queries: Tensor | None = None
 
     def check(self, batch: int, queries: int, keys: int) -> None:
         """Refuse a mask that does not fit, or that leaves queries without keys.
@@ -53,6 +55,9 @@ class Mask(NamedTuple):
             given = getattr(self, name)
             if given is not None and given.shape != (batch, keys):
                 raise ConfigError(f'{name} {tuple(given.shape)} must be (B, N) = {(batch, keys)}')
+        if self.queries is not None and self.queries.shape != (batch, queries):
+            expected = batch, queries
+            raise ConfigError(f'queries {tuple(self.queries.shape)} must be (B, N) = {expected}')
         if self.padding is not None and self.padding.dtype != torch.bool:
             raise ConfigError(f'padding is {self.padding.dtype}: expected bool, True at tokens')
 
@@ -91,6 +96,19 @@ class Mask(NamedTuple):
         for part in parts[1:]:
             seen = seen & part
         return seen.expand(*(1,) * (4 - seen.dim()), *seen.shape)
+
+    def visible_end(
+        self, batch: slice, rows: slice, keys: slice, device: torch.device
+    ) -> Tensor | None:
+        """:meth:`visible` of the last of ``keys``; the others are seen by all of these queries."""
+        first, last = rows.start + self.offset, rows.stop - 1 + self.offset
+        start = keys.start
+        is_behind = self.window is not None and keys.start <= last - self.window
+        if self.is_causal and not is_behind and self.padding is None and self.documents is None:
+            seen = min(max(start, first + 1), keys.stop)
+            if seen - start > keys.stop - seen:  # else a part is not less work than all
+                start = seen
+        return self.visible(batch, rows, slice(start, keys.stop), device)
 
     def dense(self, batch: int, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """:meth:`visible` of all queries and keys, for those who keep whole maps anyway."""
@@ -158,6 +176,17 @@ def ignored_queries(
 
     As :func:`ignored_rows`, a block of rows at a time.
     """
+    ignored = _masked_queries(bias, mask, batch, queries, keys, device)
+    if mask.queries is None:
+        return ignored
+    left_out = ~mask.queries[:, None, :, None]
+    return left_out if ignored is None else ignored | left_out
+
+
+def _masked_queries(
+    bias: Tensor | None, mask: Mask, batch: int, queries: int, keys: int, device: torch.device
+) -> Tensor | None:
+    """Those that see no key, or are padding."""
     if bias is None:
         return None if mask.padding is None else ~mask.padding[:, None, mask.offset :, None]
     if mask.is_empty and not mask.offset:

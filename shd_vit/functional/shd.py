@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def shd_loss(
     B, N = len(query), query.shape[2]
     with torch.no_grad():
         of_softmax = scaled(teacher_bias, temperature)
-        target = TeacherMaps(
+        target: Any = TeacherMaps(
             *(teacher_query, teacher_key, value, gram),
             softmax_factor(teacher_scale, temperature),
             of_softmax,

@@ -22,7 +22,7 @@ from shd_vit.functional.merging import (
 )
 from shd_vit.functional.order import head_groups
 from shd_vit.functional.squeeze import gram_matrix
-from shd_vit.functional.tiles import Tile, batch_chunks, each_of, row_blocks
+from shd_vit.functional.tiles import Parts, Tile, batch_chunks, may_stay, row_blocks
 
 
 class TeacherMaps(NamedTuple):
@@ -40,6 +40,7 @@ class TeacherMaps(NamedTuple):
         sizes: Of the groups.
         weigh: Of a group.
         weights: (B, H); None if each tile has whole maps, which give them.
+        made: Unmerged maps of tiles that are made already, by their first row; or None.
     """
 
     query: Tensor
@@ -53,6 +54,7 @@ class TeacherMaps(NamedTuple):
     sizes: tuple[int, ...]
     weigh: Weigh
     weights: Tensor | None = None
+    made: dict[int, Tensor] | None = None
 
     @property
     def ignored(self) -> Tensor | None:
@@ -61,17 +63,28 @@ class TeacherMaps(NamedTuple):
 
     @property
     def function(self) -> Callable[..., Tensor]:
+        if self.made is not None:
+            return mix_heads
         return _whole if self.weights is None else _mixed
 
+    def ready(self, batch: slice, heads: slice, parts: Parts) -> TeacherMaps:
+        return self
+
     def arguments(self, tile: Tile) -> tuple:
-        sizes = self.sizes[tile.heads]
-        first = sum(self.sizes[: tile.heads.start])
-        heads = slice(first, first + sum(sizes))
+        sizes, heads = self.sizes[tile.heads], self.members(tile.heads)
+        if self.made is not None:
+            assert self.weights is not None
+            return self.made[tile.rows.start], self.weights[tile.batch, heads], sizes
         made_of = self.maps_of(tile._replace(heads=heads))
         if self.weights is not None:
             return (*made_of, self.weights[tile.batch, heads], sizes)
         value = None if self.value is None else self.value[tile.batch]
         return (*made_of, value, self.gram, sizes, self.weigh)
+
+    def members(self, heads: slice) -> slice:
+        """The unmerged heads of some merged ones."""
+        first = sum(self.sizes[: heads.start])
+        return slice(first, first + sum(self.sizes[heads]))
 
     def maps_of(self, tile: Tile) -> tuple:
         """What :func:`masked_maps` makes a tile of the unmerged maps from."""
@@ -81,51 +94,85 @@ class TeacherMaps(NamedTuple):
             self.key[tile.batch, tile.heads, tile.keys],
             self.factor,
             tile.of(self.bias, B),
-            self.mask.visible(tile.batch, tile.rows, tile.keys, self.query.device),
+            self.mask.visible_end(tile.batch, tile.rows, tile.keys, self.query.device),
             tile.of_rows(self.dropped, B),
         )
 
-    def weighed(self, out_proj: Tensor | None, compiled: bool) -> TeacherMaps:
-        """With the weights, for tiles that have no whole maps.
+    def weighed(self, out_proj: Tensor | None, compiled: bool) -> StreamedMaps:
+        """For tiles that have no whole maps, from which their weights could be had.
 
         Args:
             out_proj: (E, H * D_v), None where weights need no values.
             compiled: Run what is done to a tile through :func:`torch.compile`.
         """
-        return self._replace(weights=streamed_weights(self, out_proj, compiled))
+        return StreamedMaps(self, out_proj, compiled)
 
 
-def streamed_weights(maps: TeacherMaps, out_proj: Tensor | None, compiled: bool) -> Tensor:
-    """The weights (B, H) of all heads, group by group and sample by sample.
+class StreamedMaps(NamedTuple):
+    """Merged maps as :class:`LazyMaps`, a run of heads at a time: first weights, then tiles."""
 
-    Only what the maps make of the values is kept, (k - 1) k N D_v numbers of one group.
-    """
-    B, H, N, _ = maps.query.shape
-    M, device = maps.key.shape[2], maps.query.device
-    sums = torch.promote_types(maps.query.dtype, torch.float32)
-    weights = torch.ones(B, H, dtype=sums, device=device)
-    core = choose(_outputs, compiled)
-    with torch.autocast(device.type, enabled=False):
-        for heads in head_groups(maps.sizes):
-            k = heads.stop - heads.start
-            if k == 1:
-                continue
-            if maps.value is None:
-                nothing = weights.new_empty(B, k - 1, 0, k, 0)
-                weights[:, heads] = group_weights(maps.weigh, nothing, None)
-                continue
-            assert out_proj is not None
-            # Of these heads alone: of all, it would take longer than their maps.
-            gram = gram_matrix(out_proj[:, columns_of(heads, maps.value.shape[-1])])
-            for sample in each_of(B):
-                outputs = [
-                    core(maps.maps_of(tile), maps.value[sample, heads, tile.keys])
-                    for rows, keys in row_blocks(N, M, k, (maps.mask,), device.type)
-                    for tile in (Tile(sample, heads, rows, keys),)
-                ]
-                whole = torch.cat(outputs, dim=2)
-                weights[sample, heads] = group_weights(maps.weigh, whole, gram).to(sums)
-    return weights
+    maps: TeacherMaps
+    out_proj: Tensor | None
+    compiled: bool
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.maps.sizes
+
+    @property
+    def mask(self) -> Mask:
+        return self.maps.mask
+
+    @property
+    def ignored(self) -> Tensor | None:
+        return self.maps.ignored
+
+    def ready(self, batch: slice, heads: slice, parts: Parts) -> TeacherMaps:
+        maps, members = self.maps, self.maps.members(heads)
+        query, sizes = maps.query, maps.sizes[heads]
+        made, num_heads = None, members.stop - members.start
+        is_weighed = maps.value is not None and len(sizes) < num_heads
+        if is_weighed and may_stay(num_heads, parts, query.device.type):
+            core = choose(masked_maps, self.compiled)
+            tiles = [Tile(batch, members, rows, keys) for rows, keys in parts]
+            made = {tile.rows.start: core(*maps.maps_of(tile)) for tile in tiles}
+        sums = torch.promote_types(query.dtype, torch.float32)
+        weights = torch.ones(*query.shape[:2], dtype=sums, device=query.device)
+        for group in head_groups(sizes):
+            if group.stop - group.start > 1:
+                outputs, gram = self._outputs(batch, members.start, group, parts, made)
+                own = slice(members.start + group.start, members.start + group.stop)
+                weights[batch, own] = group_weights(maps.weigh, outputs, gram).to(sums)
+        return maps._replace(weights=weights, made=made)
+
+    def _outputs(
+        self, batch: slice, first: int, group: slice, parts: Parts, made: dict[int, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the maps of a group make of its values, (b, k - 1, N, k, D_v), and its Gram matrix.
+
+        Only this is kept of all rows.
+        """
+        maps, k = self.maps, group.stop - group.start
+        query, value = maps.query[batch], maps.value
+        sums = torch.promote_types(query.dtype, torch.float32)
+        if value is None:
+            return query.new_empty(len(query), k - 1, 0, k, 0, dtype=sums), None
+        assert self.out_proj is not None
+        own = slice(first + group.start, first + group.stop)
+        # Of these heads alone: of all, it would take longer than their maps.
+        gram = gram_matrix(self.out_proj[:, columns_of(own, value.shape[-1])])
+        # In one piece: parts that stay between temporary maps would part the heap, too.
+        shape = len(query), k - 1, query.shape[2], k, value.shape[-1]
+        outputs = query.new_empty(shape, dtype=sums)
+        core = choose(_outputs, self.compiled)
+        for rows, keys in parts:
+            values = value[batch, own, keys]
+            if made is None:
+                made_of = maps.maps_of(Tile(batch, own, rows, keys))
+                outputs[:, :, rows] = core(made_of, values)
+            else:
+                outputs[:, :, rows] = head_outputs(made[rows.start][:, group], values)
+        return outputs, gram
 
 
 def _outputs(made_of: tuple, value: Tensor) -> Tensor:

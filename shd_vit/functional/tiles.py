@@ -15,8 +15,14 @@ CHUNK_ELEMENTS = {'cpu': 2**19, 'default': 2**25}
 # Maps of up to so many rows are made whole even where they are larger, with a mask and without:
 # merging them on the way to the weights is then faster than making them twice.
 WHOLE_ROWS = {True: 256, False: 640}
+# Maps of a run of heads that may stay from their weights to the loss, in CHUNK_ELEMENTS: else they
+# are made again.
+KEPT_CHUNKS = {'cpu': 10, 'default': 2}
 FEWEST_ROWS = 32  # of a block: products of fewer are slow
 ROWS = 128  # of a block, for which heads are parted
+
+
+Parts = list[tuple[slice, slice]]  # blocks of query rows, and the keys that those see
 
 
 class Tile(NamedTuple):
@@ -42,6 +48,13 @@ class Tile(NamedTuple):
 def limit(device_type: str) -> int:
     """Elements of a temporary map on a device."""
     return CHUNK_ELEMENTS.get(device_type, CHUNK_ELEMENTS['default'])
+
+
+def may_stay(heads: int, parts: Parts, device_type: str) -> bool:
+    """Whether maps of so many heads, of all blocks of rows, are few enough to be kept."""
+    elements = heads * sum(_length(rows) * _length(keys) for rows, keys in parts)
+    chunks = KEPT_CHUNKS.get(device_type, KEPT_CHUNKS['default'])
+    return elements <= chunks * limit(device_type)
 
 
 def batch_chunks(batch: int, elements: int, device_type: str) -> list[slice]:
@@ -70,7 +83,7 @@ def is_whole(rows: int, keys: int, heads: int, masks: Sequence[Mask], device_typ
 
 def blocks(
     sizes: tuple[int, ...], rows: int, keys: int, masks: Sequence[Mask], device_type: str
-) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
+) -> Iterator[tuple[slice, Parts]]:
     """Runs of merged heads, each with its blocks of query rows and the keys that those see.
 
     Args:
@@ -93,9 +106,7 @@ def blocks(
         first = last
 
 
-def row_blocks(
-    rows: int, keys: int, heads: int, masks: Sequence[Mask], device_type: str
-) -> list[tuple[slice, slice]]:
+def row_blocks(rows: int, keys: int, heads: int, masks: Sequence[Mask], device_type: str) -> Parts:
     """Blocks of query rows that keep to CHUNK_ELEMENTS, with the keys that one of them sees."""
     found, start = [], 0
     most = rows if _length(_keys_of(masks, slice(0, 1), keys)) == keys else ROWS

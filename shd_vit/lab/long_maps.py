@@ -61,12 +61,12 @@ def measure(run: str, tokens: int, rounds: int) -> tuple[float, float]:
     torch.manual_seed(0)
     student, teacher = (_tap(heads, tokens) for heads in reversed(HEADS))
     q, k = (x.requires_grad_() for x in student[:2])
-    seconds, before = [], _start_of_peak()
+    seconds, before = [], start_of_peak()
     for _ in range(rounds if tokens <= 1024 else 1):
         start = time.perf_counter()
         torch.autograd.grad(_loss(run, student, teacher), (q, k))
         seconds.append(time.perf_counter() - start)
-    return median(seconds), _peak() - before
+    return median(seconds), peak() - before
 
 
 def _loss(run: str, student: AttentionTap, teacher: AttentionTap) -> Tensor:
@@ -85,13 +85,13 @@ def _tap(heads: int, tokens: int) -> AttentionTap:
     return AttentionTap(q, k, v, out_proj, WIDTH**-0.5)
 
 
-def _start_of_peak() -> float:
-    """MiB that the process has now, from which on :func:`_peak` counts. Linux alone."""
+def start_of_peak() -> float:
+    """MiB that the process has now, from which on :func:`peak` counts. Linux alone."""
     Path('/proc/self/clear_refs').write_text('5')
     return _status('VmRSS')
 
 
-def _peak() -> float:
+def peak() -> float:
     return _status('VmHWM')
 
 

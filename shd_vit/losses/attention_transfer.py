@@ -75,4 +75,6 @@ def _rows(*taps: AttentionTap) -> Tensor | None:
         if bias is not None:
             counted = counted_rows(bias).broadcast_to(tap.q.shape[:3]).all(dim=1)
             rows = counted if rows is None else rows & counted
+        if (queries := tap.mask.queries) is not None:
+            rows = queries if rows is None else rows & queries
     return rows

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from shd_vit.errors import ConfigError
 from shd_vit.functional import hard_labels, kd_loss, nkd_loss
-from shd_vit.functional.logits import check_logits, check_target, check_target_shape, sums_to_one
+from shd_vit.functional.logits import (
+    check_divergence,
+    check_logits,
+    check_target,
+    check_target_shape,
+    sums_to_one,
+)
 from shd_vit.losses.base import DistillationLoss
 from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import Anatomy
@@ -50,8 +56,9 @@ class LogitLoss(DistillationLoss):
 class KDLoss(LogitLoss):
     """Hinton's distillation, ``weight * T^2 * KL(teacher || student)`` (arXiv 1503.02531).
 
-    Labels are not read, so there may be none; those that are no single label are refused, as a
-    softmax is not for them.
+    Or the KL the other way round, or Jensen and Shannon's divergence, see :func:`kd_loss`. Labels
+    are not read, so there may be none; those that are no single label are refused, as a softmax is
+    not for them.
 
     Args:
         weight: Weight of the loss.
@@ -59,27 +66,36 @@ class KDLoss(LogitLoss):
         reduction: 'rows': the mean over the rows. 'sequences': the sum over the rows of each
             sequence, and the mean over sequences, as in BabyLLaMA: of a language model as many
             times larger as a sequence has predictions. Of a classifier both are the same.
+        divergence: 'forward': KL(teacher || student). 'reverse': KL(student || teacher), as in
+            MiniLLM. 'jsd': Jensen and Shannon's, half of both against their mean.
     """
 
     def __init__(
-        self, weight: float = 1.0, temperature: float = 1.0, reduction: str = 'rows'
+        self,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        reduction: str = 'rows',
+        divergence: str = 'forward',
     ) -> None:
         super().__init__(weight, temperature)
         if reduction not in ('rows', 'sequences'):
             raise ConfigError(f"KDLoss.reduction={reduction!r} must be 'rows' or 'sequences'")
+        check_divergence('KDLoss.divergence', divergence)
         self.reduction = self.mean_over = reduction
+        self.divergence = divergence
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor | None) -> Tensor:
         check_logits(student.logits, teacher.logits)
         if target is not None:
             self.check(student.logits, target)
-        loss = kd_loss(student.logits, teacher.logits.detach(), self.temperature)
+        logits = student.logits, teacher.logits.detach()
+        loss = kd_loss(*logits, self.temperature, self.divergence)
         if self.reduction == 'sequences' and student.sequences is not None:
             loss = loss * (len(student.logits) / student.sequences)
         return self.weight * loss
 
     def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, reduction={self.reduction}'
+        return f'{super().extra_repr()}, reduction={self.reduction}, divergence={self.divergence}'
 
 
 class NKDLoss(LogitLoss):

@@ -25,6 +25,18 @@ class Layer(NamedTuple):
     def num_heads(self) -> int:
         return self.family.num_heads(self.attn)
 
+    @property
+    def block_name(self) -> str:
+        """Name of the list entry around it: 'layers.0' of 'layers.0.attn.inner'."""
+        place = Found(self.name, self.attn, self.family).place
+        entries = [i for i, part in enumerate(place) if part.isdigit()]
+        return '.'.join(place[: entries[-1] + 1] if entries else place)
+
+    @property
+    def list_name(self) -> str:
+        """Name of the list that the entry stands in: 'layers' of 'layers.0.attn.inner'."""
+        return self.block_name.rpartition('.')[0]
+
 
 class Anatomy:
     """What a loss may ask of a model before it is run. Layers are numbered from 1.
@@ -82,7 +94,7 @@ class Anatomy:
         """Numbers of the layers in each list of blocks: one list, or a hierarchical model's."""
         stages: dict[str, list[int]] = {}
         for number, layer in enumerate(self.layers, start=1):
-            stages.setdefault(_list_name(layer.name), []).append(number)
+            stages.setdefault(layer.list_name, []).append(number)
         return list(stages.values())
 
     @property
@@ -98,7 +110,7 @@ class Anatomy:
     @cached_property
     def blocks(self) -> list[nn.Module]:
         """The transformer block around each attention layer."""
-        return [self.model.get_submodule(_block_name(layer.name)) for layer in self.layers]
+        return [self.model.get_submodule(layer.block_name) for layer in self.layers]
 
     @cached_property
     def around(self) -> list[nn.Module]:
@@ -121,7 +133,7 @@ class Anatomy:
         return list(found.values())
 
     def _ancestors(self, layer: Layer) -> list[nn.Module]:
-        parents = _list_name(layer.name).split('.')[:-1]
+        parents = layer.list_name.split('.')[:-1]
         names = ['.'.join(parents[:depth]) for depth in range(len(parents), -1, -1)]
         return [self.model.get_submodule(name) for name in names]
 
@@ -202,15 +214,3 @@ class Anatomy:
     @property
     def _trunk_name(self) -> str:
         return f'{type(self.trunk).__name__} of the {self.role}'
-
-
-def _block_name(attn_name: str) -> str:
-    """The list entry around an attention layer: 'layers.0' of 'layers.0.attn.inner'."""
-    parents = attn_name.split('.')[:-1]
-    entries = [i for i, part in enumerate(parents) if part.isdigit()]
-    return '.'.join(parents[: entries[-1] + 1] if entries else parents)
-
-
-def _list_name(attn_name: str) -> str:
-    """The list that the entry stands in: 'layers' of 'layers.0.attn.inner'."""
-    return _block_name(attn_name).rpartition('.')[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class AttentionFamily:
     """
 
     outputs: tuple[str, ...] = ()
+    is_block = False  # of the model, with all that stands beside its attention
 
     def refusal(self, attn: nn.Module) -> str | None:
         """Why the maps of ``attn`` cannot be had exactly; None if they can."""
@@ -38,7 +40,7 @@ class AttentionFamily:
         return attn.num_heads
 
     def projection(self, attn: nn.Module) -> Any:
-        """The output projection: ``proj``, ``o_proj``, ``out_proj`` or ``c_proj``; None if none."""
+        """The output projection, by one of the names in ``PROJECTIONS``; None if it has none."""
         return output_projection(attn)
 
     def out_proj(self, attn: Any) -> Tensor:
@@ -97,8 +99,10 @@ class AttentionFamily:
 
 def bound_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a module's call, by the names of its class's ``forward``."""
-    signature = inspect.signature(type(module).forward)
-    return signature.bind_partial(module, *args, **kwargs).arguments
+    return _signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
+
+
+_signature = cache(inspect.signature)  # which takes longer than all else that is done to a tap
 
 
 class KeepOutput:

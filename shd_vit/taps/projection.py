@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from shd_vit.errors import UnsupportedAttention
 
-# What libraries call it; transformers' GPT-2 has a c_proj.
-PROJECTIONS = ('proj', 'o_proj', 'out_proj', 'c_proj')
+# What libraries call it; transformers' GPT-2 has a c_proj, its ModernBERT a Wo.
+PROJECTIONS = ('proj', 'o_proj', 'out_proj', 'c_proj', 'Wo')
 ROWS = 8  # random rows that tell whether a projection is linear
 
 
@@ -32,8 +32,9 @@ def widths(projection: nn.Module) -> tuple[int, int] | None:
 def read_weight(projection: nn.Module) -> Tensor:
     """(out, in), what a projection multiplies by in eval mode.
 
-    A plain layer's own weight. Of any other (an adapter around it, a parametrization, a hook, a
-    quantised weight), what it makes of the unit vectors, anew at each call: adapters may be
+    A plain layer's own weight; where it is sharded over processes (FSDP2), put together, for which
+    all of them have to come here. Of any other layer (an adapter around it, a parametrization, a
+    hook, a quantised weight), what it makes of the unit vectors, anew at each call: adapters may be
     switched, and the dequantised weights of all layers at once may not fit.
 
     Raises:
@@ -41,6 +42,9 @@ def read_weight(projection: nn.Module) -> Tensor:
     """
     if is_plain(projection):
         weight: Any = projection.weight
+        if _is_sharded(weight):
+            _check_rows_are_sharded(projection, weight)
+            weight = weight.detach().full_tensor()
         _check_present(projection, weight)
         return weight.T if _is_transposed(projection) else weight
     rows = torch.eye(_width(projection)) * _size(projection)
@@ -70,15 +74,29 @@ def check_projection(projection: nn.Module, weight: Tensor) -> None:
 
 def is_plain(projection: Any) -> bool:
     """Whether a layer multiplies by its parameter ``weight``, and by nothing else."""
-    weight = getattr(projection, '_parameters', {}).get('weight')
+    weight: Any = getattr(projection, '_parameters', {}).get('weight')
     is_linear = type(projection).forward is nn.Linear.forward or _is_transposed(projection)
     is_wrapped = 'forward' in vars(projection) or (
         projection._forward_hooks or projection._forward_pre_hooks
     )
     # A packed weight is a subclass of Parameter, in a layer that is a Linear like any other.
-    return (
-        is_linear and not is_wrapped and type(weight) is nn.Parameter and weight.is_floating_point()
-    )
+    is_own = type(weight) is nn.Parameter or _is_sharded(weight)
+    return bool(is_linear and not is_wrapped and is_own and weight.is_floating_point())
+
+
+def _is_sharded(weight: Any) -> bool:
+    """Whether it is a DTensor, of which this process has a part."""
+    return type(weight).__name__ == 'DTensor'
+
+
+def _check_rows_are_sharded(projection: nn.Module, weight: Any) -> None:
+    """Refuse a weight that is sharded otherwise: then each process has heads of its own."""
+    for placement in weight.placements:
+        if getattr(placement, 'dim', 0) != 0 or placement.is_partial():
+            _refuse(
+                projection,
+                f'its weight is sharded as {placement} (tensor parallel): no process has all heads',
+            )
 
 
 def _is_transposed(projection: nn.Module) -> bool:
@@ -114,8 +132,14 @@ def _multiplied(projection: nn.Module, rows: Tensor) -> Tensor:
 def _check_present(projection: nn.Module, weight: Tensor) -> None:
     if weight.is_meta:
         _refuse(projection, 'its weight is on the meta device')
-    if type(weight).__name__ == 'DTensor' or not weight.numel():
-        _refuse(projection, 'its weight is sharded (FSDP, DeepSpeed): no process has all of it')
+    if _is_sharded(weight):
+        _refuse(projection, 'its weight is sharded (FSDP), and it multiplies by more than that')
+    if not weight.numel():
+        _refuse(
+            projection,
+            'its weight is sharded: it is empty here, as DeepSpeed ZeRO-3 leaves it outside of its '
+            'own forward; load the model without ZeRO-3',
+        )
     if type(weight) is nn.Parameter and not weight.untyped_storage().size():
         _refuse(projection, 'its weight is sharded (FSDP): it is here in its own forward alone')
 

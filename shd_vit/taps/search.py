@@ -22,6 +22,12 @@ class Found(NamedTuple):
     family: AttentionFamily | None
     refusal: str = ''
 
+    @property
+    def place(self) -> list[str]:
+        """The modules around it, by name; a block that is its own attention is around that."""
+        names = self.name.split('.')
+        return names if self.family is not None and self.family.is_block else names[:-1]
+
 
 def find_attention(model: nn.Module, role: str) -> tuple[list[Found], list[Found]]:
     """All that is attention, or is called so and does not only wrap what is.
@@ -45,7 +51,7 @@ def find_attention(model: nn.Module, role: str) -> tuple[list[Found], list[Found
             found.append(each)
             inside = f'{name}.'
 
-    parents = [each.name.split('.')[:-1] for each in found]
+    parents = [each.place for each in found]
     # What all share, such as the '0' of a wrapper that numbers its parts, is no list of blocks.
     levels = zip(*parents, strict=False)
     shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))

@@ -47,7 +47,10 @@ class AttentionTap(NamedTuple):
         for dim in (-1, -2):
             if bias is not None and bias.dim() >= -dim and bias.shape[dim] > 1:
                 bias = bias.index_select(dim, tokens)
-        return self._replace(q=q, k=k, v=v, bias=bias, mask=ALL_KEYS)
+        queries = self.mask.queries
+        if queries is not None:
+            queries = queries.index_select(1, tokens)
+        return self._replace(q=q, k=k, v=v, bias=bias, mask=Mask(queries=queries))
 
     def whole_bias(self) -> Tensor | None:
         """``bias`` and ``mask`` in one, for those who make whole maps anyway; or None."""

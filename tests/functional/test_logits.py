@@ -30,6 +30,44 @@ def test_kd_equals_kl_from_its_definition():
     assert_close(kd_loss(t, t, 4.0), torch.tensor(0.0))
 
 
+def looped(s, t, temperature, divergence):
+    """Class by class, from the definitions, in float64."""
+    total = 0.0
+    for row_s, row_t in zip(s.double(), t.double(), strict=True):
+        p, q = (row_t / temperature).softmax(0), (row_s / temperature).softmax(0)
+        for one, other in zip(p, q, strict=True):
+            mean = (one + other) / 2
+            if divergence == 'forward':
+                total = total + one * (one / other).log()
+            elif divergence == 'reverse':
+                total = total + other * (other / one).log()
+            else:
+                total = total + one * (one / mean).log() / 2 + other * (other / mean).log() / 2
+    return total * temperature**2 / len(s)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 2.5])
+@pytest.mark.parametrize('divergence', ['forward', 'reverse', 'jsd'])
+def test_divergences_equal_the_loop_with_their_gradients(divergence, temperature):
+    s, t, _ = pair()
+    s = s.detach().double().requires_grad_()
+    loss = kd_loss(s, t.double(), temperature, divergence)
+    expected = looped(s, t, temperature, divergence)
+    assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    grads = [torch.autograd.grad(value, s)[0] for value in (loss, expected)]
+    assert_close(*grads, rtol=1e-8, atol=1e-10)
+    assert_close(kd_loss(s, s.detach(), temperature, divergence).item(), 0.0, atol=1e-12, rtol=0)
+
+
+def test_models_that_exclude_each_other():
+    """Sure of other classes: JSD is log 2, the KLs the distance of the logits; all are finite."""
+    s, t = torch.tensor([[90.0, 0.0]]), torch.tensor([[0.0, 90.0]])
+    assert_close(kd_loss(s, t, divergence='jsd'), torch.tensor(2.0).log())
+    for divergence in ('forward', 'reverse'):
+        assert_close(kd_loss(s, t, divergence=divergence), torch.tensor(90.0))
+    assert kd_loss(s[:0], t[:0], divergence='jsd') == 0
+
+
 def test_half_precision_logits_are_widened():
     s, t, y = pair()
     for loss in (nkd_loss(s.bfloat16(), t.bfloat16(), y), kd_loss(s.bfloat16(), t.bfloat16())):

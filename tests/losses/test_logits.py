@@ -152,3 +152,18 @@ def test_kd_sums_over_the_rows_of_a_sequence():
     assert_close(KDLoss(reduction='sequences')(classified, t, None), mean)
     with pytest.raises(ConfigError, match=r"KDLoss.reduction='sum' must be 'rows' or 'sequences'"):
         KDLoss(reduction='sum')
+
+
+@pytest.mark.parametrize('divergence', ['reverse', 'jsd'])
+@pytest.mark.parametrize('reduction, times', [('rows', 1), ('sequences', 3)])
+def test_kd_by_another_divergence_in_both_reductions(divergence, reduction, times):
+    s, t = output(6, 5)._replace(sequences=2), output(6, 5)
+    loss = KDLoss(0.5, temperature=2.0, reduction=reduction, divergence=divergence)
+    expected = 0.5 * times * kd_loss(s.logits, t.logits, 2.0, divergence)
+    assert_close(loss(s, t, None), expected)
+    assert not torch.isclose(expected, 0.5 * times * kd_loss(s.logits, t.logits, 2.0))
+
+
+def test_an_unknown_divergence_is_refused():
+    with pytest.raises(ConfigError, match=r"KDLoss\.divergence='js' must be one of forward, rev"):
+        KDLoss(divergence='js')

@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from mmpretrain.models import MODELS
 from taps.zoo import ZOO, actual_maps, timm_vit
 from torch import nn
 from torch.testing import assert_close
@@ -14,9 +13,10 @@ from torch.testing import assert_close
 from shd_vit.errors import ConfigError, UnsupportedAttention
 from shd_vit.functional import attention_maps
 from shd_vit.taps import ATTENTION_TAPS, AttentionFamily, AttentionTap, TapBank
+from shd_vit.taps.anatomy import Anatomy
 
 FAMILIES = [name for name in ZOO if name.startswith(('timm ViT', 'timm DeiT', 'mmpretrain'))]
-FAMILIES = [name for name in FAMILIES if 'Swin' not in name and 'BEiT' not in name]
+FAMILIES = [n for n in FAMILIES if not any(x in n for x in ('Swin', 'BEiT', 'parallel'))]
 
 
 def test_timm_without_fused_attention_has_the_same_maps():
@@ -80,6 +80,20 @@ def test_tokens_are_block_outputs_and_the_normed_end(family):
     else:
         first = output[-1][0] if isinstance(output[-1], (tuple, list)) else output[-1]
         assert_close(cls_token, first)
+
+
+def test_a_block_that_is_its_own_attention_is_the_block():
+    model, run = ZOO['timm ViT, attention beside MLP']()
+    bank, outputs = TapBank(model.eval(), layers=[], tokens=[1, 2]), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, args, output: outputs.append(output))
+    with bank.record():
+        run(model)
+    captured = bank.collect()
+    assert_close([captured.tokens[n].x for n in (1, 2)], outputs, rtol=0, atol=0)
+    anatomy = Anatomy(nn.Sequential(nn.Identity(), model))
+    assert anatomy.blocks == list(model.blocks)
+    assert anatomy.trunk is model
 
 
 def test_layers_are_numbered_from_one_and_come_in_the_asked_order():
@@ -164,17 +178,12 @@ def test_model_without_attention_is_refused_only_when_attention_is_asked_for():
         (lambda: nn.MultiheadAttention(24, 3, add_bias_kv=True), 'add_bias_kv'),
         (lambda: nn.MultiheadAttention(24, 3, kdim=12), 'cross-attention'),
         (lambda: timm.layers.AttentionRope(24, 3, gated=True), 'a gate'),
-        (lambda: timm.layers.DiffAttention(24, 3), 'no attention family reads this class'),
+        (lambda: timm.layers.DiffAttention(24, 3), 'difference of two softmaxes'),
         (
             lambda: type('Sub', (timm.layers.Attention,), dict(forward=lambda *a: 0))(24, 3),
             'overri',
         ),
-        (
-            lambda: MODELS.build(
-                dict(type='SwinTransformerV2', arch='tiny', img_size=64, window_size=2)
-            ),
-            'no attention family',
-        ),
+        (lambda: timm.models.tnt.Attention(24, 24, 3), 'no attention family reads this class'),
     ],
 )
 def test_what_cannot_be_exact_is_refused_by_class_and_layer(model, reason):

@@ -1,16 +1,19 @@
 """Tapped attention against what every family really computes."""
 
 import copy
+import importlib
 
 import pytest
+import timm
 import torch
-from taps.zoo import PADDED, ZOO, Case, actual_maps, hugging_face, language, llama
+from taps.zoo import PADDED, ZOO, Case, actual_maps, beside, hugging_face, language, llama, small
 from torch import nn
 from torch.testing import assert_close
 
 from shd_vit.errors import UnsupportedAttention
 from shd_vit.functional import attention_maps, counted_rows
 from shd_vit.taps import TapBank
+from shd_vit.taps.families.no_maps import REASONS
 
 
 def tapped(case, bank=None):
@@ -18,6 +21,19 @@ def tapped(case, bank=None):
     with bank.record():
         output = case.run(case.model)
     return bank.collect().attention, output
+
+
+ATTENTION_WEIGHTS = (
+    *(
+        'qkv.weight',
+        'in_proj.weight',
+        'in_proj_weight',
+        'q_proj.weight',
+        'to_q.weight',
+        'Wqkv.weight',
+    ),
+    *('table', 'attention_biases', 'rel_pos', 'logit_scale', 'cpb_mlp.2.weight'),
+)
 
 
 def maps_of(tap):
@@ -39,11 +55,26 @@ def every_window(bias, tap):
     return bias.repeat(len(tap.q) // len(bias), 1, 1, 1)
 
 
-def projection_bias(attn):
+def projection_of(attn):
     if hasattr(attn, 'to_out'):
-        return attn.to_out[0].bias  # of diffusers
-    names = ('proj', 'o_proj', 'out_proj', 'c_proj')
-    return next(getattr(attn, name).bias for name in names if hasattr(attn, name))
+        return attn.to_out[0]  # of diffusers
+    names = ('proj', 'o_proj', 'out_proj', 'c_proj', 'Wo')
+    return next(getattr(attn, name) for name in names if hasattr(attn, name))
+
+
+def maps_as_tapped(maps, tap):
+    """SDPA's (B H, N, N) and, of windows, (B, H, W, N, N) as (B, H, N, N)."""
+    if maps.dim() == 3:
+        return maps.unflatten(0, (-1, tap.q.shape[1]))
+    return maps.transpose(1, 2).flatten(0, 1) if maps.dim() == 5 else maps
+
+
+def output_as_tapped(output, tap):
+    """(B, N, E) of a layer's output, which may be images, or windows side by side."""
+    x = output[0] if isinstance(output, tuple) else output
+    x = x.flatten(1, -2)
+    units = len(tap.q) // len(x)
+    return x.unflatten(1, (-1, units)).transpose(1, 2).flatten(0, 1) if units > 1 else x
 
 
 @pytest.mark.parametrize('family', ZOO)
@@ -67,17 +98,48 @@ def test_taps_hold_the_maps_and_give_the_output_of_the_layer(family):
     assert len(taps) == len(maps) == len(outputs) == len(bank.anatomy.layers)
     for tap, actual, output, layer in zip(taps, maps, outputs, bank.anatomy.layers, strict=True):
         ours, rows = maps_of(tap), rows_of(tap)
+        actual = maps_as_tapped(actual, tap)
         assert_close(ours[rows].double(), actual[rows], rtol=1e-5, atol=1e-6)
+        if 'beside MLP' in family:
+            continue  # the layer is the block: see the next test
         x = (ours @ tap.v).transpose(1, 2).flatten(2)
-        expected = output[0] if isinstance(output, tuple) else output
         mixed = x @ tap.out_proj.T
-        bias = projection_bias(layer.attn)
+        bias = projection_of(layer.attn).bias
         mixed = mixed if bias is None else mixed + bias
         mixed = getattr(layer.attn, 'gamma1', nn.Identity())(mixed)  # mmpretrain's LayerScale
         if 'batch second' in family:
-            expected = expected.transpose(0, 1)
+            output = output[0].transpose(0, 1)
+        expected = output_as_tapped(output, tap)
         counted = rows.any(1)
         assert_close(mixed[counted], expected[counted], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('is_fused', [False, True])
+@torch.no_grad()
+def test_a_block_of_attention_beside_an_mlp(is_fused):
+    """Block by block, its output is its input, what attention adds and what the MLP adds."""
+    case = ZOO['timm ViT, attention beside MLP']()
+    if is_fused:
+        case = Case(
+            small('vit_base_patch16_xp_224', block_fn=beside(fuse_out_proj=True))(), case.run
+        )
+    case.model.eval()
+    calls = []
+    for block in case.model.blocks:
+        block.register_forward_hook(lambda module, args, output: calls.append((args[0], output)))
+    taps, _ = tapped(case)
+    for tap, (x, output), block in zip(taps, calls, case.model.blocks, strict=True):
+        hidden = block.in_proj(block.in_norm(x))[..., : block.in_split[0]]
+        if block.mlp_bias is not None:
+            hidden = hidden + block.mlp_bias
+        hidden = block.mlp_act(hidden)
+        if is_fused:
+            nothing = torch.zeros_like(x)
+            of_mlp = block.out_proj(torch.cat([nothing, hidden], dim=-1))
+        else:
+            of_mlp = block.mlp_out_proj(hidden) + block.attn_out_proj.bias
+        mixed = (maps_of(tap) @ tap.v).transpose(1, 2).flatten(2) @ tap.out_proj.T
+        assert_close(x + mixed + of_mlp, output, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('family', ZOO)
@@ -114,10 +176,7 @@ def test_gradients_reach_what_the_maps_are_made_from(family):
     sum(maps_of(tap).square().sum() for tap in taps).backward()
     layer = TapBank(case.model).anatomy.layers[0].attn
     for name, parameter in layer.named_parameters():
-        if any(
-            part in name
-            for part in ('qkv.weight', 'in_proj_weight', 'q_proj.weight', 'to_q.weight', 'table')
-        ):
+        if any(part in name for part in ATTENTION_WEIGHTS):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
@@ -204,6 +263,35 @@ def test_nested_tensors_of_torch_are_refused():
     )
     with pytest.raises(UnsupportedAttention, match='enable_nested_tensor=False'):
         tapped(case)
+
+
+@pytest.mark.parametrize(
+    'name, reason',
+    [
+        ('cait_xxs24_224', 'TalkingHeadAttn .*mixed between heads after the softmax'),
+        ('convit_tiny', "GPSA at 'blocks.0.attn': .*mixture of two softmaxes"),
+        ('levit_128s', 'levit.Attention .*activation between attention and its output projection'),
+        ('xcit_nano_12_p16_224', 'XCA .*between channels'),
+        ('pvt_v2_b0', 'keys are pooled'),
+        ('mvitv2_tiny', 'keys are pooled'),
+        ('hiera_tiny_224', r"'blocks.1.attn': its queries are pooled \(q_stride=4\)"),
+        ('efficientvit_b0', 'LiteMLA .*linear attention'),
+        ('volo_d1_224', 'OutlookAttention .*without keys'),
+        ('vit_dpwee_patch16_reg1_gap_256', 'difference of two softmaxes'),
+    ],
+)
+def test_what_is_no_map_is_refused_by_name(name, reason):
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    with pytest.raises(UnsupportedAttention, match=reason) as error:
+        TapBank(model)
+    assert '\n' not in str(error.value)
+
+
+def test_every_refused_class_exists():
+    for path in REASONS:
+        module, name = path.rsplit('.', 1)
+        assert issubclass(getattr(importlib.import_module(module), name), nn.Module)
 
 
 def test_cross_attention_of_torch_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 from unittest import mock
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from mmpretrain.models import MODELS
+from timm.models import vision_transformer
 from torch import Tensor, nn
 
 ARCH = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
@@ -30,10 +32,12 @@ def images(size: int = 32) -> Tensor:
     return torch.randn(2, 3, size, size)
 
 
-def on_images(build: Callable[[], nn.Module], size: int = 32) -> Callable[[], Case]:
+def on_images(
+    build: Callable[[], nn.Module], size: int = 32, dtype: torch.dtype = torch.float32
+) -> Callable[[], Case]:
     def case() -> Case:
-        x = images(size)
-        return Case(build(), lambda model: model(x))
+        x = images(size).to(dtype)
+        return Case(build().to(dtype), lambda model: model(x))
 
     return case
 
@@ -77,22 +81,41 @@ def language(name: str, padding: str | None = None, **kwargs) -> Case:
     )
 
 
+GROUPED = dict(
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    intermediate_size=48,
+)
+
+
 def llama(padding: str | None) -> Case:
-    return language(
-        'Llama',
-        padding,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        intermediate_size=48,
+    return language('Llama', padding, **GROUPED)
+
+
+def packed(name: str, **kwargs) -> Case:
+    """A decoder on rows that hold several sentences, whose positions start anew."""
+    case = language(name, **{**GROUPED, **kwargs})
+    ids, positions = torch.randint(0, 50, (2, 7)), torch.tensor([[0, 1, 2, 3, 0, 1, 2]] * 2)
+    positions[1] = torch.tensor([0, 1, 0, 1, 2, 3, 4])
+    return Case(
+        case.model, lambda model: model(input_ids=ids, position_ids=positions, use_cache=False)
     )
+
+
+def modern_bert(padding: str | None) -> Case:
+    """A global layer, then two local ones that see a token to each side."""
+    sizes = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=48)
+    ids = dict.fromkeys(('bos_token_id', 'eos_token_id', 'cls_token_id', 'sep_token_id'), 1)
+    case = language('ModernBert', padding, local_attention=2, pad_token_id=0, **sizes, **ids)
+    return Case(case.model, case.run)
 
 
 def randomised(model: nn.Module) -> nn.Module:
     """Biases and relative positions away from their zeros."""
     for name, parameter in model.named_parameters():
-        if 'bias' in name:
+        if 'bias' in name or 'rel_pos' in name:
             nn.init.normal_(parameter)
     return model
 
@@ -117,6 +140,76 @@ def timm_swin(**kwargs) -> nn.Module:
             **kwargs,
         )
     )
+
+
+def small(name: str, **kwargs) -> Callable[[], nn.Module]:
+    """A ViT of timm with other blocks."""
+    sizes = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3)
+    return lambda: randomised(timm.create_model(name, **{**sizes, **kwargs}))
+
+
+def timm_swin_v2(is_bias_apart: bool = False) -> nn.Module:
+    sizes = dict(img_size=64, window_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 4))
+    model = timm.create_model('swinv2_tiny_window8_256', **sizes)
+    for module in model.modules():
+        if hasattr(module, 'qkv_bias_separate'):
+            module.qkv_bias_separate = is_bias_apart
+    return randomised(sharpened(model))
+
+
+def sharpened(model: nn.Module) -> nn.Module:
+    """Cosine attention with another sharpness in each head, beyond its limit in the last."""
+    for name, parameter in model.named_parameters():
+        if name.endswith('logit_scale'):
+            parameter.data = torch.linspace(1, 6, len(parameter))[:, None, None]
+    return model
+
+
+def swin_v2(**kwargs) -> nn.Module:
+    arch = dict(
+        embed_dims=12, depths=[2, 2, 2, 2], num_heads=[2, 2, 4, 4], extra_norm_every_n_blocks=0
+    )
+    config = dict(type='SwinTransformerV2', arch=arch, img_size=64, window_size=[2, 2, 2, 2])
+    return randomised(sharpened(MODELS.build(dict(config, **kwargs))))
+
+
+def tiny_vit() -> nn.Module:
+    """Windows of 3 at 8, 4 and 2 patches a side, with padding."""
+    sizes = dict(embed_dims=(8, 12, 24, 24), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4))
+    model = timm.create_model('tiny_vit_5m_224', window_sizes=(3, 3, 3, 2), **sizes)
+    return randomised(model)
+
+
+def hiera() -> nn.Module:
+    """A stage of mask units and one that sees all tokens, without pooling."""
+    sizes = dict(
+        img_size=32, embed_dim=24, num_heads=2, stages=(2, 1), q_pool=0, mask_unit_size=(2, 2)
+    )
+    return timm.create_model('hiera_tiny_224', mask_unit_attn=(True, False), **sizes)
+
+
+def whisper_encoder() -> Case:
+    import transformers
+
+    config = transformers.WhisperConfig(
+        d_model=24,
+        encoder_layers=2,
+        encoder_attention_heads=3,
+        encoder_ffn_dim=48,
+        num_mel_bins=8,
+        max_source_positions=6,
+        vocab_size=50,
+        pad_token_id=0,
+        decoder_layers=1,
+        decoder_attention_heads=3,
+    )
+    x = torch.randn(2, 8, 12)
+    return Case(transformers.WhisperModel(config).encoder, lambda model: model(input_features=x))
+
+
+def beside(**kwargs) -> Callable[..., nn.Module]:
+    """Blocks of attention and MLP side by side."""
+    return partial(vision_transformer.ParallelScalingBlock, **kwargs)
 
 
 def torchvision_vit() -> nn.Module:
@@ -298,6 +391,22 @@ ZOO: dict[str, Callable[[], Case]] = {
         )
     ),
     'timm Swin': on_images(timm_swin, 64),
+    'mmpretrain Swin V2, cosine': on_images(swin_v2, 64, torch.float64),
+    'timm Swin V2, cosine': on_images(timm_swin_v2, 64, torch.float64),
+    'timm Swin V2, cosine, qv bias apart': on_images(lambda: timm_swin_v2(is_bias_apart=True), 64),
+    'timm RelPos ViT': on_images(small('vit_relpos_small_patch16_224')),
+    'timm RelPos ViT, shared positions': on_images(small('vit_srelpos_small_patch16_224')),
+    'timm SAM, windows with padding': on_images(
+        small('samvit_base_patch16', window_size=3, global_attn_indexes=(1,), neck_chans=8)
+    ),
+    'timm TinyViT, windows with padding': on_images(tiny_vit),
+    'timm Hiera, mask units': on_images(hiera),
+    'timm ViT, attention beside MLP': on_images(
+        small('vit_base_patch16_xp_224', block_fn=beside(fuse_out_proj=False))
+    ),
+    'timm ViT, parallel attention': on_images(
+        small('vit_tiny_patch16_224', block_fn=vision_transformer.ParallelThingsBlock)
+    ),
     'torchvision ViT': on_images(torchvision_vit),
     'torch encoder': encoder(),
     'torch encoder, odd heads': encoder(nhead=3),
@@ -310,11 +419,41 @@ ZOO: dict[str, Callable[[], Case]] = {
     'Hugging Face DINOv3, rotary': lambda: hugging_face('DINOv3ViT'),
     'Hugging Face BEiT, relative': lambda: hugging_face('Beit', use_relative_position_bias=True),
     'Hugging Face CLIP': lambda: hugging_face('CLIPVision'),
+    'Hugging Face SigLIP': lambda: hugging_face('SiglipVision'),
+    'CLIP text, right padding': lambda: language(
+        'CLIPText',
+        'right',
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=48,
+    ),
+    'Whisper encoder': whisper_encoder,
     'GPT-2': lambda: language('GPT2', n_embd=24, n_layer=2, n_head=3),
     'GPT-2, right padding': lambda: language('GPT2', 'right', n_embd=24, n_layer=2, n_head=3),
     'LLaMA, grouped heads': lambda: llama(None),
     'LLaMA, left padding': lambda: llama('left'),
     'LLaMA, right padding': lambda: llama('right'),
+    'LLaMA, packed rows': lambda: packed('Llama'),
+    'Mistral, window': lambda: language('Mistral', sliding_window=3, **GROUPED),
+    'Mistral, window, left padding': lambda: language(
+        'Mistral', 'left', sliding_window=3, **GROUPED
+    ),
+    'Mistral, window, packed rows': lambda: packed('Mistral', sliding_window=3),
+    'Qwen2, full and sliding layers': lambda: language(
+        'Qwen2', sliding_window=3, use_sliding_window=True, max_window_layers=1, **GROUPED
+    ),
+    'Gemma': lambda: language('Gemma', head_dim=4, **GROUPED),
+    'Gemma 3, full and sliding layers': lambda: language(
+        'Gemma3Text',
+        'left',
+        head_dim=4,
+        sliding_window=3,
+        layer_types=['sliding_attention', 'full_attention'],
+        **GROUPED,
+    ),
+    'ModernBERT, local and global layers': lambda: modern_bert(None),
+    'ModernBERT, right padding': lambda: modern_bert('right'),
     'DiT': dit,
     'PixArt': pixart,
     'PixArt, padding': lambda: pixart(mask=True),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -67,17 +68,38 @@ class Predictions(NamedTuple):
         return x[self.rows.to(x.device)]
 
 
-def counts(batch: Mapping[str, Any], is_shifted: bool) -> Tensor:
-    """How many rows of logits, tokens and sequences count in a batch, (3,), as in :data:`MEANS`."""
+def whole_sequences(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A batch of TRL's prompts and completions as one of sequences, with labels; others as is."""
+    if not {'prompt_ids', 'completion_ids'} <= batch.keys():
+        return batch
+    ids, mask = (
+        torch.cat([batch[f'prompt_{part}'], batch[f'completion_{part}']], dim=1)
+        for part in ('ids', 'mask')
+    )
+    counted = batch['completion_mask'] * batch.get('tool_mask', 1)
+    given = batch['completion_ids'].masked_fill(counted == 0, IGNORED)
+    labels = torch.cat([torch.full_like(batch['prompt_ids'], IGNORED), given], dim=1)
+    return dict(input_ids=ids, attention_mask=mask, labels=labels)
+
+
+def counts(batch: Mapping[str, Any], is_shifted: bool, rows: str = 'all') -> Tensor:
+    """How many rows of logits, tokens and sequences count in a batch, (3,), as in :data:`MEANS`.
+
+    Args:
+        batch: Of a trainer.
+        is_shifted: Whether position n predicts label n + 1.
+        rows: 'all' counts every token that is no padding, 'completion' those that predict.
+    """
     x, mask = batch.get('input_ids'), batch.get('attention_mask')
     labels = _labels(batch, is_shifted)
     places: Any
     size, places = (len(x), x.numel()) if isinstance(x, Tensor) else (1, 1)
     if isinstance(mask, Tensor) and mask.dim() == 2:
         places = mask.ne(0).sum()
+    predictions = 0 if labels is None else (labels != IGNORED).sum()
     found = (
-        0 if labels is None else (labels != IGNORED).sum(),
-        places,
+        predictions,
+        places if rows == 'all' else predictions,
         count_sequences(batch, size),
     )
     return torch.stack([torch.as_tensor(n, dtype=torch.float64).cpu() for n in found])
@@ -107,12 +129,16 @@ def base_model(model: Any) -> Any:
 
 def forward_names(model: nn.Module) -> list[str]:
     """Arguments that a model's forward names; an adapter's are those of the model inside."""
-    inner = base_model(model)
-    return [
+    return list(_names(type(base_model(model)).forward))
+
+
+@cache
+def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(
         name
-        for name, p in inspect.signature(type(inner).forward).parameters.items()
+        for name, p in inspect.signature(forward).parameters.items()
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and name != 'self'
-    ]
+    )
 
 
 def teacher_inputs(

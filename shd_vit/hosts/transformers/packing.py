@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shd_vit.errors import ConfigError
 from shd_vit.pairing import ModelOutput
 from shd_vit.taps import AttentionTap, TokenTap
 
@@ -45,7 +46,11 @@ class Packing(NamedTuple):
         return cls((first[:, None] + steps).masked_fill(~is_token, 0), is_token)
 
     def unpack(self, output: ModelOutput) -> ModelOutput:
-        """What a model left, a sequence a sample, as it would be alone with padding at its end."""
+        """What a model left, a sequence a sample, as it would be alone with padding at its end.
+
+        Raises:
+            ConfigError: If its attention saw over the ends of sequences.
+        """
         attention = {n: self._attention(tap) for n, tap in output.attention.items()}
         tokens = {n: self._tokens(tap) for n, tap in output.tokens.items()}
         return output._replace(attention=attention, tokens=tokens)
@@ -57,15 +62,28 @@ class Packing(NamedTuple):
             for x in (tap.q, tap.k, tap.v)
         )
         bias = tap.bias
+        if bias is None and tap.mask.documents is None:
+            raise ConfigError(
+                'the batch packs sequences (position_ids start anew), but attention was not told: '
+                "they see each other; call model.set_attn_implementation('sdpa')"
+            )
         if bias is not None:
             row, place = self.places // N, self.places % N
             each = bias.expand(B, bias.shape[-3] if bias.dim() > 2 else 1, N, N)
             bias = each[row[:, :, None], :, place[:, :, None], place[:, None]].permute(0, 3, 1, 2)
-        mask = tap.mask._replace(padding=self.is_token, documents=None)
+        mask = tap.mask._replace(
+            padding=self.is_token, documents=None, queries=self._tokens_of(tap.mask.queries)
+        )
         return tap._replace(q=q, k=k, v=v, bias=bias, mask=mask)
 
     def _tokens(self, tap: TokenTap) -> TokenTap:
-        return tap._replace(x=tap.x.flatten(0, 1)[self.places], mask=self.is_token)
+        counted = self._tokens_of(tap.mask)
+        mask = self.is_token if counted is None else counted
+        return tap._replace(x=tap.x.flatten(0, 1)[self.places], mask=mask)
+
+    def _tokens_of(self, counted: Tensor | None) -> Tensor | None:
+        """Which tokens of (B, N) count, a sequence a row: (S, L); None if all do."""
+        return None if counted is None else counted.flatten()[self.places] & self.is_token
 
 
 def count_sequences(batch: Mapping[str, Any], rows: int) -> int:

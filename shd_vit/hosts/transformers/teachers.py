@@ -19,6 +19,8 @@ from shd_vit.hosts.transformers.batch import (
     teacher_inputs,
 )
 from shd_vit.hosts.transformers.checks import check_model, common_vocabulary
+from shd_vit.hosts.transformers.devices import moved
+from shd_vit.pairing import ModelOutput
 from shd_vit.taps import Anatomy, TapBank
 
 
@@ -29,14 +31,19 @@ class Teachers:
         distillation: Has the one.
         others: The others.
         vocabulary: How many tokens all models have in common; None leaves logits as they are.
+        home: Device of the student, to which what teachers leave is brought.
     """
 
     def __init__(
-        self, distillation: Distillation, others: Sequence[nn.Module], vocabulary: int | None
+        self,
+        distillation: Distillation,
+        others: Sequence[nn.Module],
+        vocabulary: int | None,
+        home: torch.device,
     ) -> None:
         self.first = distillation.teacher
         self.others = [FrozenTeacher(m, TapBank(Anatomy(m, 'teacher'), [])) for m in others]
-        self.vocabulary = vocabulary
+        self.vocabulary, self.home = vocabulary, home
 
     @property
     def models(self) -> list[nn.Module]:
@@ -58,12 +65,23 @@ class Teachers:
 
     def call(self, teacher: nn.Module, batch: Mapping[str, Any], rows: Predictions | None) -> Any:
         """Run one: its logits (R, C), or None if no loss reads them."""
-        output = teacher(**teacher_inputs(teacher, batch, wants_logits=rows is not None))
-        return None if rows is None else self.cut(rows.take(output.logits, 'teacher'))
+        inputs = teacher_inputs(teacher, batch, wants_logits=rows is not None)
+        output = teacher(**moved(inputs, _place_of(teacher)))
+        if rows is None:
+            return None
+        return moved(self.cut(rows.take(output.logits, 'teacher')), self.home)
+
+    def seen(self, output: ModelOutput) -> ModelOutput:
+        """What the one that gives maps left, where the student is."""
+        return moved(output, self.home)
 
     def cut(self, logits: Tensor | None) -> Tensor | None:
         """Logits of the tokens that all models have."""
         return None if logits is None else logits[:, : self.vocabulary]
+
+
+def _place_of(teacher: nn.Module) -> torch.device:
+    return next(teacher.parameters()).device
 
 
 def listed(teachers: Any) -> list[nn.Module]:
@@ -79,12 +97,15 @@ def listed(teachers: Any) -> list[nn.Module]:
     return list(given)
 
 
-def place(trainer: Any, teachers: list[nn.Module], tokenizers: Any) -> int | None:
-    """Check a trainer's models and move teachers to its device.
+def place(
+    trainer: Any, teachers: list[nn.Module], devices: list[torch.device], tokenizers: Any
+) -> int | None:
+    """Check a trainer's models and move teachers to their devices.
 
     Args:
         trainer: Has the student, and its tokenizer if that is known.
         teachers: To be checked and moved.
+        devices: Of each.
         tokenizers: Theirs, of each or one of all; None takes those that they were saved with.
 
     Returns:
@@ -93,8 +114,8 @@ def place(trainer: Any, teachers: list[nn.Module], tokenizers: Any) -> int | Non
     Raises:
         ConfigError: As :func:`check_model` and :func:`common_vocabulary`.
     """
-    device, sizes = trainer.args.device, []
-    check_model(trainer.model, 'student', device)
+    sizes = []
+    check_model(trainer.model, 'student', trainer.args.device)
     is_one = not isinstance(tokenizers, (list, tuple))
     each = [tokenizers] * len(teachers) if is_one else tokenizers
     if len(each) != len(teachers):
@@ -102,7 +123,7 @@ def place(trainer: Any, teachers: list[nn.Module], tokenizers: Any) -> int | Non
             f'teacher_tokenizers has {len(each)} entries, teachers {len(teachers)}: give one '
             'of each, or one of all'
         )
-    for teacher, tokenizer in zip(teachers, each, strict=True):
+    for teacher, tokenizer, device in zip(teachers, each, devices, strict=True):
         check_model(teacher, 'teacher', device)
         theirs = tokenizer or _saved_tokenizer(teacher)
         sizes.append(common_vocabulary(trainer.model, teacher, trainer.processing_class, theirs))

@@ -14,8 +14,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from shd_vit.distillation import Distillation, read_schedule, refuse_non_finite
 from shd_vit.distillation.registry import LOSSES
 from shd_vit.errors import ConfigError, check_number
-from shd_vit.hosts.transformers.batch import MEANS, Predictions, counts, forward_names
+from shd_vit.hosts.transformers.batch import Predictions, forward_names, whole_sequences
 from shd_vit.hosts.transformers.checks import check_names, check_trainer
+from shd_vit.hosts.transformers.completion import check_rows, of_completion
+from shd_vit.hosts.transformers.devices import read_devices
+from shd_vit.hosts.transformers.joint import JointBatch
 from shd_vit.hosts.transformers.outputs import OutputTap
 from shd_vit.hosts.transformers.packing import Packing, count_sequences
 from shd_vit.hosts.transformers.progress import DistillationCallback
@@ -49,6 +52,10 @@ class DistillMixin(Host):
         schedules: Of weights, by name: ``dict(shd=dict(warm_up=1, stop=4))``, in epochs.
         task_loss_weight: Of the trainer's own loss.
         attention_teacher: Which of several teachers, from 0, gives maps and hidden states.
+        rows: Which query rows of maps, and which tokens of hidden states, count: 'all' that are no
+            padding, or those of the 'completion', whose next label counts. Keys are always all.
+        teacher_devices: Of each teacher, or one of all: batches go there, and logits, maps and
+            hidden states come back. None: the student's device.
         teacher_tokenizers: Of the teachers, to hold against the student's: of each, or one of all.
             None: those that the teachers were saved with, where they are on this machine.
         kwargs: Of the trainer.
@@ -66,11 +73,14 @@ class DistillMixin(Host):
         schedules: Mapping[str, dict[str, float]] | None = None,
         task_loss_weight: float = 1.0,
         attention_teacher: int = 0,
+        rows: str = 'all',
+        teacher_devices: Any = None,
         teacher_tokenizers: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         check_names(losses, schedules or {})
+        self.rows = check_rows(rows)
         self.task_loss_weight = check_number('task_loss_weight', task_loss_weight)
         planned = {n: read_schedule(cfg, f'schedules.{n}') for n, cfg in (schedules or {}).items()}
         if planned and self.train_dataset is not None and not has_length(self.train_dataset):
@@ -83,7 +93,12 @@ class DistillMixin(Host):
             raise ConfigError(
                 f'attention_teacher={attention_teacher!r} must be between 0 and {len(given) - 1}'
             )
-        vocabulary = place(self, given, teacher_tokenizers)
+        if self.is_listening and teacher_devices is not None:
+            raise ConfigError(
+                f'teacher_devices={teacher_devices!r}: {type(self).__name__} places its teacher'
+            )
+        devices = read_devices(teacher_devices, len(given), self.args.device)
+        vocabulary = place(self, given, devices, teacher_tokenizers)
         first = given.pop(attention_teacher)
         built = {name: build_loss(name, loss) for name, loss in losses.items()}
         self.distillation = d = Distillation(built, self.model, first, planned)
@@ -91,7 +106,7 @@ class DistillMixin(Host):
         d.schedules.to(self.args.device)
         banks = d.student_bank, d.teacher.bank
         check_trainer(self, d.losses, any(bank.layers or bank.tokens for bank in banks))
-        self.teachers = Teachers(d, given, vocabulary)
+        self.teachers = Teachers(d, given, vocabulary, self.args.device)
         self._taps = (
             OutputTap(self.model, 'student', is_learning=True),
             OutputTap(first, 'teacher', is_learning=False),
@@ -99,7 +114,7 @@ class DistillMixin(Host):
         self._callback = DistillationCallback(d)
         self.add_callback(self._callback)
         self._term_log = TermLog(self)
-        self._joint: Tensor | None = None
+        self._joint = JointBatch(self)
         self._teachers_own: dict[str, Any] = {}
 
     def _choose(self, teachers: Any) -> list[nn.Module]:
@@ -120,10 +135,16 @@ class DistillMixin(Host):
         Args:
             batches: Of a data loader; not touched if no loss asks.
         """
-        first, move = self.teachers.first, super()._prepare_inputs
-        self.distillation.settle(
-            first(self.teachers.call, first.model, move(dict(batch)), None) for batch in batches
-        )
+        move = super()._prepare_inputs
+        self.distillation.settle(self._seen(move(dict(batch))) for batch in batches)
+
+    def _seen(self, batch: Mapping[str, Any]) -> ModelOutput:
+        """What the teacher that gives maps leaves of a batch."""
+        first, found = self.teachers.first, None
+        if self.rows == 'completion':
+            found = Predictions.of(batch, self._loss_shifts_labels)
+        output = self.teachers.seen(first(self.teachers.call, first.model, batch, None))
+        return self._counted(output, batch, found)
 
     def compute_loss(
         self,
@@ -142,9 +163,11 @@ class DistillMixin(Host):
         )
         if not torch.is_grad_enabled():
             return super().compute_loss(model, inputs, **kwargs)
-        batch, d = {**inputs, **self._teachers_own}, self.distillation
+        batch, d = {**whole_sequences(inputs), **self._teachers_own}, self.distillation
         self._teachers_own = {}
-        rows = Predictions.of(batch, self._loss_shifts_labels) if d.logit_losses else None
+        reads_labels = d.logit_losses or self.rows == 'completion'
+        found = Predictions.of(batch, self._loss_shifts_labels) if reads_labels else None
+        rows = found if d.logit_losses else None
         student, teacher = self._taps
         taught: ModelOutput | None
         if self.is_listening:
@@ -154,6 +177,7 @@ class DistillMixin(Host):
         else:
             with self.accelerator.autocast():
                 taught = d.record_teacher(self.teachers, batch, rows)
+            taught = taught and self.teachers.seen(taught)
             # A trainer may run the student once more, without gradients, for its metrics.
             with d.student_bank.record(first=True), student.listening():
                 result = super().compute_loss(model, inputs, **kwargs)
@@ -161,20 +185,28 @@ class DistillMixin(Host):
             learned = ModelOutput.recorded(d.student_bank, logits)
         if rows is not None:
             learned = learned._replace(sequences=count_sequences(batch, len(rows.rows)))
-        if (packing := Packing.of(batch)) is not None:
-            learned = packing.unpack(learned)
-            taught = taught and packing.unpack(taught)
+        learned = self._counted(learned, batch, found)
+        taught = taught and self._counted(taught, batch, found)
         terms = d.terms(learned, taught, None if rows is None else rows.target)
         own = result[0] if return_outputs else result
         total = self._total(own, terms, batch, num_items_in_batch)
         return (total, result[1]) if return_outputs else total
+
+    def _counted(
+        self, output: ModelOutput, batch: Mapping[str, Any], found: Predictions | None
+    ) -> ModelOutput:
+        """What a model left of a batch, a sequence a sample, with the rows that count."""
+        if found is not None and self.rows == 'completion':
+            output = of_completion(output, found)
+        packing = Packing.of(batch)
+        return output if packing is None else packing.unpack(output)
 
     def _total(
         self, own: Tensor, terms: dict[str, Tensor], batch: dict[str, Any], num_items: Any
     ) -> Tensor:
         """The weighted sum, scaled as Trainer expects it, and logged."""
         steps = 1 if self._is_scaled(num_items) else self._accumulated
-        shares = self._shares(batch)
+        shares = self._joint.shares(batch, self._accumulated)
         parts = {'task_loss': self.task_loss_weight * own}
         for name, term in terms.items():
             loss: Any = self.distillation.losses[name]
@@ -183,17 +215,6 @@ class DistillMixin(Host):
         refuse_non_finite(total, {'task_loss': own, **terms})
         self._term_log.add({name: part.detach() / steps for name, part in parts.items()})
         return total
-
-    def _shares(self, batch: dict[str, Any]) -> dict[str, float]:
-        """Which part of the joint batch this is, for each kind of mean.
-
-        Times the processes whose gradients are averaged; their own parts sum to 1.
-        """
-        if self.is_listening or self._joint is None:
-            return dict.fromkeys(MEANS, 1 / self._accumulated)
-        part = counts(batch, self._loss_shifts_labels) / self._joint.clamp(min=1)
-        processes = self.args.world_size if self.args.average_tokens_across_devices else 1
-        return dict(zip(MEANS, (part * processes).tolist(), strict=True))
 
     @property
     def _accumulated(self) -> int:
@@ -210,11 +231,7 @@ class DistillMixin(Host):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Trainer's batches of one step; what counts in all of them is counted."""
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not self.is_listening and samples:
-            joint: Any = sum(counts(batch, self._loss_shifts_labels) for batch in samples)
-            if self.args.average_tokens_across_devices and self.args.world_size > 1:
-                joint = self.accelerator.gather(joint.to(device).view(1, -1)).sum(0).cpu()
-            self._joint = joint
+        self._joint.take(samples)
         return samples, num_items
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -92,7 +92,8 @@ def arguments(folder, **kwargs):
 
 def trainer(folder, student=None, teachers=None, losses=None, texts=None, cls=DistillTrainer, **kw):
     """A trainer; keyword arguments of ``DistillMixin`` go to it, all others to its arguments."""
-    own = ('schedules', 'task_loss_weight', 'attention_teacher', 'teacher_tokenizers')
+    own = ('schedules', 'task_loss_weight', 'attention_teacher', 'teacher_tokenizers', 'rows')
+    own += ('teacher_devices',)
     own += ('processing_class', 'model_init', 'eval_dataset', 'callbacks', 'compute_loss_func')
     options = {name: kw.pop(name) for name in own if name in kw}
     return cls(

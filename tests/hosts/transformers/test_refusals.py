@@ -36,8 +36,8 @@ def bart():
     return BartForConditionalGeneration(BartConfig(vocab_size=50, **sizes))
 
 
-def flex(model):
-    model.config._attn_implementation = 'flex_attention'
+def eager(model):
+    model.config._attn_implementation = 'eager'
     return model
 
 
@@ -55,8 +55,8 @@ REFUSED = {
         'student layer 1 has 8 heads, teacher layer 1 has 4',
     ),
     'attention that cannot be tapped': (
-        dict(student=lambda: flex(llama())),
-        r"flex_attention' is not 'sdpa'.*set_attn_implementation\('sdpa'\)",
+        dict(student=lambda: eager(llama())),
+        r"'eager' is none of sdpa, flash_attention_2.*set_attn_implementation\('sdpa'\)",
     ),
     'reentrant checkpointing': (
         dict(

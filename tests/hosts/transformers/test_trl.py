@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
 
 from shd_vit.errors import ConfigError
+from shd_vit.functional import kd_loss
 from shd_vit.hosts.transformers import DistillMixin
 
 trl = pytest.importorskip('trl')
@@ -140,14 +141,18 @@ def test_sft_packs(tmp_path):
         assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-4), name
 
 
-def gkd(tmp_path, cls=DistillGKD, losses=SHD, lmbda=0.0, **kwargs):
+def gkd(tmp_path, cls=DistillGKD, losses=SHD, lmbda=0.0, settings=None, **kwargs):
     student, teacher = llama(), llama(heads=4, seed=7)
     options = dict(losses=losses, teachers=None) if cls is DistillGKD else {}
     made = cls(
         model=student,
         teacher_model=teacher,
         args=GKDConfig(
-            output_dir=str(tmp_path), lmbda=lmbda, max_length=24, max_new_tokens=3, **SETTINGS
+            output_dir=str(tmp_path),
+            lmbda=lmbda,
+            max_length=24,
+            max_new_tokens=3,
+            **{**SETTINGS, **(settings or {})},
         ),
         train_dataset=chats(),
         processing_class=tokenizer(),
@@ -185,19 +190,75 @@ def test_what_calls_a_teacher_is_given_no_other(tmp_path):
         gkd(tmp_path, teachers=gpt2())
 
 
-def test_the_on_policy_trainer_is_listened_to(tmp_path):
-    teacher = gpt2()
+def on_policy(tmp_path, losses=SHD, **kwargs):
     prompts = [dict(prompt=row['messages'][0]['content']) for row in chats()]
-    made = DistillOnPolicy(
+    settings = {**SETTINGS, 'max_completion_length': 4, **kwargs}
+    return DistillOnPolicy(
         model=llama(),
-        teacher_model=teacher,
-        args=trl.DistillationConfig(output_dir=str(tmp_path), max_completion_length=4, **SETTINGS),
+        teacher_model=gpt2(),
+        args=trl.DistillationConfig(output_dir=str(tmp_path), **settings),
         train_dataset=datasets.Dataset.from_list(prompts),
         processing_class=tokenizer(),
-        losses=SHD,
+        losses=losses,
     )
-    calls = []
+
+
+def test_the_on_policy_trainer_is_listened_to(tmp_path):
+    made, calls = on_policy(tmp_path, losses=dict(kd=True, **SHD)), []
+    teacher = made.distillation.teacher.model
     teacher.transformer.register_forward_hook(lambda *_: calls.append(1))
     made.train()
     assert len(calls) == 2
-    assert all(row['shd'] > 0 for row in log_of(made))
+    assert all(row['shd'] > 0 and row['kd'] > 0 for row in log_of(made))
+
+
+def test_logits_that_the_on_policy_trainer_does_not_make(tmp_path):
+    """At beta 0 its own loss is the mean over completions of the same KL."""
+    made = on_policy(tmp_path, losses=dict(kd=True), beta=0.0, temperature=1.0)
+    made.train()
+    for row in log_of(made):
+        assert row['kd'] == pytest.approx(row['task_loss'], rel=1e-4)
+
+
+SGD = dict(optim='sgd', max_grad_norm=0.0, learning_rate=1.0, max_steps=1)
+
+
+@pytest.mark.parametrize('kind', ['gkd', 'on-policy'])
+def test_batches_that_are_listened_to_have_the_gradient_of_the_joint_batch(tmp_path, kind):
+    """Also by rows of completions: their lengths differ from batch to batch."""
+    ends, losses = [], dict(kd=True, **SHD)
+    for size, steps in ((8, 1), (2, 4)):
+        settings = dict(SGD, per_device_train_batch_size=size, gradient_accumulation_steps=steps)
+        if kind == 'gkd':
+            made = gkd(tmp_path, losses=losses, settings=settings)[0]
+        else:
+            made = on_policy(tmp_path, losses, max_completion_length=20, **settings)
+        made.rows = 'completion'
+        parts, take = [], made._joint.shares
+        made._joint.shares = lambda *args, do=take, at=parts: at.append(do(*args)) or at[-1]
+        made.train()
+        ends.append((made.model.state_dict(), log_of(made)[0]))
+        for kind_of_mean in ('rows', 'tokens'):
+            assert sum(part[kind_of_mean] for part in parts) == pytest.approx(1)
+            assert steps == 1 or len({part[kind_of_mean] for part in parts}) > 1
+    for name in ('shd', 'kd'):
+        assert ends[1][1][name] == pytest.approx(ends[0][1][name], rel=1e-4), name
+    assert_close(ends[1][0], ends[0][0], rtol=1e-3, atol=1e-5)
+
+
+def test_where_gkd_samples_batches_have_equal_weights(tmp_path):
+    settings = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=1)
+    made = gkd(tmp_path, lmbda=1.0, settings=settings)[0]
+    shares, take = [], made._joint.shares
+    made._joint.shares = lambda *args: shares.append(take(*args)) or shares[-1]
+    made.train()
+    assert shares == [dict.fromkeys(('rows', 'tokens', 'sequences'), 0.5)] * 2
+
+
+@pytest.mark.parametrize('beta, divergence', [(0.0, 'forward'), (0.5, 'jsd'), (1.0, 'reverse')])
+def test_divergences_are_those_of_gkd(beta, divergence):
+    student, teacher = torch.randn(2, 1, 6, 5)
+    labels = torch.tensor([[1, 2, -100, 3, -100, 4]])
+    theirs = GKDTrainer.generalized_jsd_loss(student, teacher, labels, beta=beta)
+    counted = labels[0] != -100
+    assert_close(kd_loss(student[0, counted], teacher[0, counted], 1.0, divergence), theirs)

@@ -1,0 +1,23 @@
+"""timm: ViTs with relative positions."""
+
+from __future__ import annotations
+
+from shd_vit.taps.families.ops import add_biases, split_heads
+from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
+from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
+
+
+@ATTENTION_TAPS.register('timm.models.vision_transformer_relpos.RelPosAttention')
+class RelPosAttention(AttentionFamily):
+    """With relative positions of its own or of the model."""
+
+    outputs = ('qkv', 'q_norm', 'k_norm')
+
+    def read(self, attn, outputs, call):
+        v = split_heads(outputs['qkv'], attn.num_heads)[2]
+        own = None if attn.rel_pos is None else attn.rel_pos.get_bias()
+        shared = call.get('shared_rel_pos')
+        if attn.fused_attn and own is not None:
+            shared = None  # with SDPA the module takes one of them
+        bias = add_biases(own, shared)
+        return AttentionTap(outputs['q_norm'], outputs['k_norm'], v, NO_WEIGHT, attn.scale, bias)
