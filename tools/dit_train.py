@@ -1,7 +1,7 @@
 """Train a diffusion transformer, alone or from a teacher, as a YAML file says.
 
 python tools/dit_train.py configs/dit/fashion_mnist/teacher.yaml work_dirs/dit/teacher
-accelerate launch --num_processes 8 tools/dit_train.py configs/dit/dit_s2_xl2.yaml work_dirs/dit_s2
+torchrun --nproc_per_node 8 tools/dit_train.py configs/dit/dit_s2_xl2.yaml work_dirs/dit_s2
 
 A run that was stopped goes on when it is started again; one that is done is left as it is.
 """
@@ -36,8 +36,9 @@ def main() -> None:
     if Path(args.folder, METRICS).is_file():
         print(f'{args.folder} is trained already; remove it to train anew')
         return
-    metrics = Trainer(recipe, args.folder, args.cpu).run()
-    for name, value in metrics.items():
+    trainer = Trainer(recipe, args.folder, args.cpu)
+    metrics = trainer.run()
+    for name, value in metrics.items() if trainer.accelerator.is_main_process else ():
         print(f'{name:<18} {value:,.6g}' if isinstance(value, float) else f'{name:<18} {value:,}')
 
 

@@ -78,20 +78,14 @@ def latents(path: str, is_training: bool = True) -> Data:
     Of latents encoded with their mirror images, n rows are followed by theirs.
     """
     try:
-        arrays = [
-            np.load(Path(path, f'{name}.npy'), mmap_mode='r') for name in ('latents', 'labels')
-        ]
+        # Copied where it is written to: torch warns of arrays that cannot be.
+        paths = (Path(path, f'{name}.npy') for name in ('latents', 'labels'))
+        arrays = [np.load(file, mmap_mode='c') for file in paths]
     except (OSError, ValueError) as error:
         raise DatasetError(f'{path}: {error}; tools/dit_latents.py writes latents') from None
     if len(arrays[0]) != len(arrays[1]):
         raise DatasetError(f'{path}: {len(arrays[0])} latents, {len(arrays[1])} labels')
-    samples = torch.from_numpy(arrays[0]) if arrays[0].flags.writeable else _mapped(arrays[0])
-    return Data(samples, torch.from_numpy(np.array(arrays[1])).long())
-
-
-def _mapped(array: np.ndarray) -> Tensor:
-    """A tensor on a file that is only read, without numpy's warning that it could be written."""
-    return torch.from_numpy(np.lib.format.open_memmap(array.filename, mode='c'))  # type: ignore[attr-defined]
+    return Data(*(torch.from_numpy(array) for array in arrays))
 
 
 def _find(name: str, root: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -73,8 +74,6 @@ def describe(path: Path) -> str:
     Raises:
         CheckpointError: If the file is not ours.
     """
-    from safetensors import safe_open
-
     try:
         with safe_open(path, 'pt') as file:
             accuracy = float((file.metadata() or {})['accuracy'])

@@ -211,6 +211,19 @@ def test_scheduled_losses_end_and_then_the_teacher_rests():
     assert len(spy.given) == 3 and step.terms['output'] == 0
 
 
+def test_gradient_checkpointing_changes_no_gradient():
+    found = []
+    for is_checkpointed in (False, True):
+        distiller = pair(label_dropout=0.0).train()
+        if is_checkpointed:
+            distiller.student.enable_gradient_checkpointing()
+        torch.manual_seed(4)
+        distiller(*batch()).loss.backward()
+        found.append([p.grad for p in distiller.student.parameters()])
+    for plain, checkpointed in zip(*found, strict=True):
+        assert_close(checkpointed, plain)
+
+
 def test_ema_of_diffusers_follows_the_student_alone():
     distiller = pair()
     ema = EMAModel(distiller.student.parameters(), decay=0.5)
