@@ -14,7 +14,10 @@ import pytest
 from shd_vit import __main__ as commands
 
 ROOT = Path(__file__).parents[1]
-OF_A_CLONE = {'tools/run_tests.sh', 'tools/setup_env.sh', 'tools/quickstart.sh'}
+OF_A_CLONE = {
+    *(f'tools/{name}.sh' for name in ('run_tests', 'setup_env')),
+    *(f'tools/{name}.sh' for name in ('quickstart', 'quickstart_lm', 'quickstart_dit')),
+}
 
 
 def files(folder):

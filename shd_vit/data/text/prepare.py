@@ -172,13 +172,13 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    pad, start, end = SPECIAL
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, bos_token=start, eos_token=end
-    )
-    fast.save_pretrained(str(folder))
+    """As ``save_pretrained`` of transformers' fast tokenizers does."""
+    folder.mkdir()
+    tokenizer.save(str(folder / 'tokenizer.json'))
+    tokens = dict(zip(('pad_token', 'bos_token', 'eos_token'), SPECIAL, strict=True))
+    config = dict(tokenizer_class='PreTrainedTokenizerFast', **tokens)
+    text = json.dumps(config, indent=2) + '\n'
+    (folder / 'tokenizer_config.json').write_text(text, encoding='utf-8')
 
 
 def _write_tokens(path: Path, texts: Texts, split: str, tokenizer: Tokenizer) -> dict[str, Any]:

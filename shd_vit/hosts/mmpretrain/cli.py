@@ -53,7 +53,8 @@ def read_config(
     Raises:
         ConfigError: If there is no such file.
     """
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    if launcher != 'none':  # else transformers would wait for other processes
+        os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if '::' not in config and not os.path.isfile(config):
         raise ConfigError(f'config {config!r} does not exist: expected a config file')
     cfg = Config.fromfile(config)

@@ -226,7 +226,7 @@ REFUSED = {
     'an unknown loss': (
         broken(losses=dict(shd=dict(type='SDHLoss'))),
         r"model.losses.shd: type='SDHLoss'; allowed types are "
-        r'AttentionTransferLoss, FeatureProjectorLoss, KDLoss, NKDLoss, SHDLoss, '
+        r'AttentionTransferLoss, FeatureProjectorLoss, KDLoss, NKDLoss, OutputLoss, SHDLoss, '
         r'SelfCorrelationLoss, ViTKDLoss, VkDLoss',
     ),
     'a loss that does not distil': (
