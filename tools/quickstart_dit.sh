@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Diffusion transformers on Fashion-MNIST, from nothing: trains a teacher of 6 heads, a student of 3
 # alone and from the teacher (SHD and its output), draws 10 pictures of each class from each, from the
-# same noise, and prints Frechet distances with that of real pictures. About 20 minutes on two cores.
+# same noise, and prints Frechet distances with that of real pictures.
 # Finished steps are not repeated; a training that was stopped goes on from its last 200 steps.
 #
 #   tools/quickstart_dit.sh [FIELD=VALUE...]      # such as training.steps=20, for a first look
