@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from shd_vit.errors import UnsupportedAttention
@@ -99,7 +100,9 @@ class AttentionFamily:
 
 def bound_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a module's call, by the names of its class's ``forward``."""
-    return _signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
+    # torch.compile traces through, and warns of, what is cached.
+    read = inspect.signature if torch.compiler.is_compiling() else _signature
+    return read(type(module).forward).bind_partial(module, *args, **kwargs).arguments
 
 
 _signature = cache(inspect.signature)  # which takes longer than all else that is done to a tap
