@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 from torch import nn
 
 from shd_vit.errors import ConfigError, check_number
+from shd_vit.lab.study.source import Loader, read_value
 
 # What is not diffusers' own, by the name that configs have for it.
 OWN = {
@@ -109,7 +109,7 @@ def read_recipe(path: str | Path, options: list[str] | None = None) -> Recipe:
         ConfigError: If the file, or an option, is none; naming the field.
     """
     try:
-        given = yaml.load(Path(path).read_text(encoding='utf-8'), _Loader)
+        given = yaml.load(Path(path).read_text(encoding='utf-8'), Loader)
     except OSError as error:
         raise ConfigError(f'{path} cannot be read: {error.strerror}') from None
     except yaml.YAMLError as error:
@@ -184,17 +184,6 @@ def find(name: str) -> Any:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number."""
-
-
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float',
-    re.compile(r'^[-+]?\d+(\.\d*)?[eE][-+]?\d+$'),
-    list('-+0123456789'),
-)
-
-
 def _put(given: dict[str, Any], option: str) -> None:
     path, is_there, text = option.partition('=')
     if not is_there:
@@ -204,7 +193,7 @@ def _put(given: dict[str, Any], option: str) -> None:
         given = given.setdefault(parent, {})
         if not isinstance(given, dict):
             raise ConfigError(f'option {option!r}: {parent} has no fields')
-    given[last] = yaml.load(text, _Loader)
+    given[last] = read_value(text)
 
 
 def _build(cls: Any, given: Any, field: str, path: str) -> Any:

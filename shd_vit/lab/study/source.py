@@ -47,7 +47,7 @@ def read_source(
     need(path.is_file() and path.suffix in ('.yaml', '.yml'), f'{name}: expected a .yaml file')
     need(path.stat().st_size <= MAX_BYTES, f'{name} is larger than {MAX_BYTES} bytes')
     try:
-        values = yaml.load(path.read_text(encoding='utf-8'), _Loader)
+        values = yaml.load(path.read_text(encoding='utf-8'), Loader)
     except yaml.YAMLError as error:
         where = getattr(error, 'problem_mark', None)
         line = f' line {where.line + 1}:' if where else ''
@@ -70,7 +70,7 @@ def read_value(text: str) -> object:
         ConfigError: If it is no YAML.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f'{short(text)} is no value of YAML') from None
 
@@ -96,7 +96,7 @@ def _check_plain(field: str, value: Any, depth: int, seen: Iterator[int]) -> Non
         need(right, f'{field}={short(value)} must be a number, text, list or mapping')
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """PyYAML's, but 1e-3 is a number, and a key that is given twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -113,6 +113,6 @@ class _Loader(yaml.SafeLoader):
 
 
 # YAML 1.1 wants a point and a sign: 1.0e-3.
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     'tag:yaml.org,2002:float', re.compile(r'^[-+]?\d+(\.\d*)?[eE][-+]?\d+$'), list('-+0123456789')
 )
