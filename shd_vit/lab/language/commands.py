@@ -55,10 +55,12 @@ def tuning(args: Namespace) -> None:
     enter(args.json, 'tune', task.name, entries)
 
 
-def check_seeds(seeds: list[int]) -> None:
-    """Refuse the same run twice."""
+def check_seeds(seeds: list[int], called: str = '--seeds') -> None:
+    """Refuse the same run twice, and what is no list of seeds."""
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise ConfigError(f'{called}={seeds!r} must be whole numbers')
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f'--seeds {seeds} has one twice')
+        raise ConfigError(f'{called}={seeds} has one twice')
 
 
 def _task(name: str, data: str) -> Task:

@@ -11,7 +11,6 @@ from rich.progress import Progress
 from transformers import GenerationConfig
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.language.models import device
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def respond(
             return_tensors='pt',
             padding=True,
             add_special_tokens=False,
-        ).to(device())
+        ).to(model.device)
         made = model.generate(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'])
         for ids in made[:, batch['input_ids'].shape[1] :].tolist():
             end = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shd_vit.errors import ConfigError
+from shd_vit.lab.language.responses import Responses
 from shd_vit.lab.study.source import read_source, read_value, short
 
 BASE = 'base'
@@ -30,6 +31,8 @@ class Settings:
             sequence, ``random_offset`` of each epoch, and how many sequences ``validation`` takes.
         instructions: Files of JSON lines, ``train`` and ``validation``. MiniLLM takes both: its
             language-modelling term has ``text``, of which then ``folder`` and ``length`` count.
+        responses: To the instructions of ``data``, drawn from the trained model and held against
+            its references: fields of :class:`shd_vit.lab.language.responses.Responses`.
         tokenizer: A folder; by default that of the text, or of the model.
         trainer: Its name, a key of :data:`shd_vit.lab.language.trainers.TRAINERS`.
         losses: By name; with any, ``DistillMixin`` is added to the trainer.
@@ -44,6 +47,7 @@ class Settings:
     teachers: list[str] = field(default_factory=list)
     text: dict[str, Any] = field(default_factory=dict)
     instructions: dict[str, Any] = field(default_factory=dict)
+    responses: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     trainer: str = 'Trainer'
     losses: dict[str, Any] = field(default_factory=dict)
@@ -130,7 +134,7 @@ def _with_bases(path: Path) -> dict[str, Any]:
 
 def _check(settings: Settings) -> None:
     """Refuse sections of other kinds, and what has no effect."""
-    for name in ('arguments', 'text', 'instructions', 'losses', 'schedules'):
+    for name in ('arguments', 'text', 'instructions', 'responses', 'losses', 'schedules'):
         if not isinstance(getattr(settings, name), dict):
             raise ConfigError(f'{name}={short(getattr(settings, name))} must be a mapping')
     if not isinstance(settings.model, str | dict):
@@ -143,6 +147,7 @@ def _check(settings: Settings) -> None:
     for section, allowed, needed in (
         ('text', TEXT, TEXT[:2]),
         ('instructions', INSTRUCTIONS, INSTRUCTIONS[:1]),
+        ('responses', [f.name for f in fields(Responses)], ['data']),
     ):
         given = getattr(settings, section)
         check_names(given, allowed, section)

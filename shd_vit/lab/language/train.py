@@ -17,6 +17,7 @@ from shd_vit.distillation import summary
 from shd_vit.errors import ConfigError, NonFiniteLoss
 from shd_vit.files import write_whole
 from shd_vit.lab.language.models import load_causal, load_tokenizer, parameters
+from shd_vit.lab.language.responses import Evaluation, Responses
 from shd_vit.lab.language.rows import PLAIN_CHAT, OffsetOfEpoch, plain_text, read_rows
 from shd_vit.lab.language.settings import Settings
 from shd_vit.lab.language.students import INITIALISE, longest, make_student
@@ -32,7 +33,8 @@ def train(settings: Settings, resumes: bool) -> dict[str, Any]:
     """Train, validate and save a model, with its metrics beside it.
 
     In ``arguments.output_dir`` are then the student and its tokenizer, for ``from_pretrained``,
-    ``metrics.json`` (:func:`metrics_of`) and ``lm_train.yaml``, all settings of the run.
+    ``metrics.json`` (:func:`metrics_of`, and with ``responses`` their scores over the seeds, such
+    as ``rouge_l``) and ``lm_train.yaml``, all settings of the run.
 
     Args:
         settings: Of the run.
@@ -50,6 +52,7 @@ def train(settings: Settings, resumes: bool) -> dict[str, Any]:
     if not resumes and (checkpoint or (out / METRICS).exists()):
         raise ConfigError(f'{str(out)!r} has a training in it: go on with --resume, or remove it')
     trainer = make_trainer(settings, kind, args)
+    evaluation = _evaluation(settings, trainer)
     if trainer.is_world_process_zero():
         if settings.losses:
             print(summary(trainer.distillation))
@@ -67,9 +70,25 @@ def train(settings: Settings, resumes: bool) -> dict[str, Any]:
         metrics.pop('perplexity', None)
     trainer.save_model()
     if trainer.is_world_process_zero():
+        tables = []
+        if evaluation:
+            # As it was saved: what is scored is what a user loads.
+            found, _ = evaluation.score(load_causal(str(out)), load_tokenizer(str(out)))
+            metrics |= {name: scores['mean'] for name, scores in found.items()}
+            tables.append(evaluation.table({**evaluation.baselines(), out.name: found}))
         write_json(metrics, out / METRICS)
-        show([training_table(settings, metrics)])
+        show([training_table(settings, metrics), *tables])
     return metrics
+
+
+def _evaluation(settings: Settings, trainer: Any) -> Evaluation | None:
+    """Of responses, if they are to be scored, with all that can be wrong found before training."""
+    if not settings.responses:
+        return None
+    how = Responses(**settings.responses)
+    evaluation = Evaluation(how, [trainer.processing_class], 'responses.{}'.format)
+    evaluation.check(trainer.accelerator.unwrap_model(trainer.model), 'the model')
+    return evaluation
 
 
 def make_trainer(settings: Settings, kind: TrainerKind, args: Any) -> Any:

@@ -150,14 +150,14 @@ def test_the_tool(models, tmp_path, monkeypatch, capsys):
             run_tool('lm_eval', monkeypatch, 'generate', both[1], *more)
         assert '\n' not in str(caught.value)
 
-    refused(ConfigError, '3 of 4 prompts are longer than --prompt-length 2', *short)
+    refused(ConfigError, '3 of 4 prompts are longer than --prompt-length=2', *short)
     refused(
         ConfigError,
-        '--prompt-length 24 and --new-tokens 9 make 33 tokens: model .s. has 32',
+        '--prompt-length=24 and --new-tokens=9 make 33 tokens: model .s. has 32',
         *short[:2], '--skip-long', '--prompt-length', 24, '--new-tokens', 9,
     )  # fmt: skip
     refused(ConfigError, '--temperature=-1', *short, '--temperature', -1)
-    refused(ConfigError, r'--seeds \[1, 1\] has one twice', *short, '--seeds', 1, 1)
+    refused(ConfigError, r'--seeds=\[1, 1\] has one twice', *short, '--seeds', 1, 1)
     refused(ConfigError, 'is there already', *short, '--skip-long', '--responses', responses)
-    refused(ConfigError, '--prompt-length 1 leaves no prompt', '--data', data, '--skip-long',
+    refused(ConfigError, '--prompt-length=1 leaves no prompt', '--data', data, '--skip-long',
             '--prompt-length', 1)  # fmt: skip

@@ -1,6 +1,7 @@
 """Configs of instruction tuning: what they say is taken, and the small ones train."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from hosts.transformers.lm import gpt2, llama
 pytest.importorskip('trl')
 
 from hosts.transformers.test_trl import tokenizer
+from tooling import run_tool
 
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, ShdVitError
 from shd_vit.lab.language.settings import read_settings
 from shd_vit.lab.language.train import train
 from shd_vit.lab.language.trainers import kind_of, make_arguments
@@ -35,7 +37,7 @@ def test_a_config_opens_with_its_command_and_is_taken(name):
     settings, kind, args = read(name)
     assert (CONFIGS / name).read_text().startswith('# ')
     assert bool(settings.teachers) == (kind.has_teacher or bool(settings.losses))
-    assert Path(name).stem.lstrip('123_') == Path(args.output_dir).name
+    assert Path(name).stem == Path(args.output_dir).name
 
 
 @pytest.mark.parametrize('name', PAPER)
@@ -68,9 +70,49 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(name, *overrides):
-    few = [f'arguments.{name}' for name in FEW]
+    few = [*(f'arguments.{name}' for name in FEW), 'responses=null']
     settings = read_settings(CONFIGS / 'small' / name, [*few, *overrides])
     return train(settings, resumes=False)
+
+
+def test_a_trained_model_is_scored_as_by_the_tool(folder, monkeypatch, capsys):
+    """As lm_eval.py scores what was saved, at every seed."""
+    ours = ('responses.data=data/words/validation.jsonl', 'responses.seeds=[1, 2]')
+    ours += ('responses.prompt_length=4', 'responses.new_tokens=5')
+    metrics = run('teacher.yaml', 'arguments.max_length=24', *ours)
+    printed = capsys.readouterr().out
+    out = 'work_dirs/minillm/small/teacher'
+    assert json.loads(Path(out, 'metrics.json').read_text())['rouge_l'] == metrics['rouge_l']
+    given = ('--data', folder / 'data/words/validation.jsonl', '--seeds', 1, 2)
+    given += ('--prompt-length', 4, '--new-tokens', 5, '--json', folder / 'scores.json')
+    run_tool('lm_eval', monkeypatch, 'generate', folder / out, *given)
+    found = json.loads((folder / 'scores.json').read_text())['generate']['words/validation.jsonl']
+    for name in ('rouge_l', 'exact', 'words', 'empty', 'unfinished'):
+        assert metrics[name] == found['teacher']['scores'][name]['mean']
+    for name in ('teacher', 'constant answer', 'copy of the input'):
+        mean = found[name]['scores']['rouge_l']['mean']
+        assert re.search(rf'{name.split()[0]}[ \w]*│ +{mean:.3g} ', printed), printed
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ('responses.prompt_length=1', r'responses.prompt_length=1: raise it, or leave them out'),
+        ('responses.new_tokens=99', r'responses.new_tokens=99 make 103 tokens: the model has 32'),
+        ('responses.seeds=3', r'responses.seeds=3 must be whole numbers'),
+        ('responses.seeds=[3, 3]', r'responses.seeds=\[3, 3\] has one twice'),
+        ('responses.temperature=-1', r'responses.temperature=-1'),
+        ('responses.length=3', r'responses.length is unknown'),
+        ('responses.data=data/words/empty.jsonl', r'has no row'),
+    ],
+)
+def test_responses_that_cannot_be_are_refused_before_training(folder, change, message):
+    Path('data/words/empty.jsonl').write_text('')
+    ours = ('responses.data=data/words/validation.jsonl', 'responses.prompt_length=4')
+    ours += ('responses.new_tokens=4', change)
+    with pytest.raises(ShdVitError, match=message):
+        run('teacher.yaml', 'arguments.max_length=24', *ours)
+    assert not list(Path('work_dirs/minillm/small').glob('teacher/*'))
 
 
 def with_text(folder):
@@ -87,16 +129,16 @@ def with_text(folder):
 
 @pytest.mark.slow
 def test_the_small_configs_train_one_after_the_other(folder):
-    for name in ('1_teacher', '2_start', '3_sft', '3_kd'):
+    for name in ('teacher', 'start', 'sft', 'kd'):
         metrics = run(f'{name}.yaml', 'arguments.max_length=24')
         assert metrics['eval_loss'] > 0 and metrics['perplexity'] > 1
     assert 'last_kd' in metrics
     short = 'arguments.max_completion_length=4'
     with_text(folder)
     for name, more in (
-        ('3_minillm', (short,)),
-        ('3_minillm_shd', (short, 'text.folder=text', 'text.length=6', 'rows=completion')),
-        ('3_gkd', ('arguments.max_length=24', 'arguments.max_new_tokens=4', 'losses.shd=true')),
+        ('minillm', (short,)),
+        ('minillm_shd', (short, 'text.folder=text', 'text.length=6', 'rows=completion')),
+        ('gkd', ('arguments.max_length=24', 'arguments.max_new_tokens=4', 'losses.shd=true')),
     ):
         metrics = run(f'{name}.yaml', *more)
         assert metrics['eval_loss'] > 0 and 'perplexity' not in metrics
@@ -108,7 +150,7 @@ def test_heads_are_matched_on_responses(folder):
     matched = '{shd: {strategy: head_matching, backend: torch}}'
     short = ('model=work_dirs/lm/small/student', 'teachers=[work_dirs/lm/small/gpt2_teacher]')
     short += ('arguments.max_completion_length=4', f'losses={matched}')
-    assert run('3_minillm.yaml', *short)['last_shd'] > 0
+    assert run('minillm.yaml', *short)['last_shd'] > 0
 
 
 def test_text_that_a_trainer_does_not_read(folder):
@@ -116,10 +158,10 @@ def test_text_that_a_trainer_does_not_read(folder):
     given = ('text.folder=text', 'text.length=6', 'arguments.output_dir=out')
     start = ('model=work_dirs/lm/small/student', 'teachers=[work_dirs/lm/small/gpt2_teacher]')
     with pytest.raises(ConfigError, match="trainer='SFTTrainer' reads no text"):
-        run('1_teacher.yaml', *given)
+        run('teacher.yaml', *given)
     with pytest.raises(ConfigError, match=r'text\.random_offset has no effect beside'):
-        run('3_minillm.yaml', *given, *start, 'text.random_offset=true')
+        run('minillm.yaml', *given, *start, 'text.random_offset=true')
     with pytest.raises(ConfigError, match=r'text\.length is missing'):
-        run('3_minillm.yaml', 'text.folder=text')
+        run('minillm.yaml', 'text.folder=text')
     with pytest.raises(ConfigError, match='give text or instructions'):
-        run('3_minillm.yaml', 'instructions=null')
+        run('minillm.yaml', 'instructions=null')
