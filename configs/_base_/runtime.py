@@ -1,5 +1,5 @@
 # Hooks, environment and logs of every config.
-custom_imports = dict(imports=['shd_vit'], allow_failed_imports=False)
+custom_imports = dict(imports=['shd_vit.hosts.mmpretrain'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 runner_type = 'DistillRunner'
 

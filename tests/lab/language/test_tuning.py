@@ -169,5 +169,5 @@ def test_the_tool(models, tmp_path, monkeypatch, capsys):
     refused(ConfigError, "--length 128: model 'llama' has 32 positions", *given)
     refused(ConfigError, '--epochs=0', *given, '--epochs', 0)
     refused(ConfigError, '--eval-rows=0', *given, '--eval-rows', 0)
-    refused(ConfigError, r'--seeds \[1, 1\] has one twice', *given, '--seeds', 1, 1)
+    refused(ConfigError, r'--seeds=\[1, 1\] has one twice', *given, '--seeds', 1, 1)
     refused(CheckpointError, 'has no tokenizer beside it', tmp_path, '--task', folder)
