@@ -40,6 +40,7 @@ COMMANDS = {
     'parity': 'analysis/parity.py',
     'reconstruction': 'analysis/reconstruction.py',
     'step-time': 'analysis/step_time.py',
+    'lm-step-time': 'analysis/lm_step_time.py',
     'benchmark': 'benchmark.py',
     'benchmark-loader': 'benchmark_loader.py',
     'gpu-check': 'gpu_check.py',

@@ -16,7 +16,10 @@ from shd_vit import __main__ as commands
 ROOT = Path(__file__).parents[1]
 OF_A_CLONE = {
     *(f'tools/{name}.sh' for name in ('run_tests', 'setup_env')),
-    *(f'tools/{name}.sh' for name in ('quickstart', 'quickstart_lm', 'quickstart_dit')),
+    *(
+        f'tools/{name}.sh'
+        for name in ('quickstart', 'quickstart_lm', 'quickstart_minillm', 'quickstart_dit')
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Instructions about words: to define one, use it, name its kind, or give one for a meaning."""
+"""Instructions about words: to define one, use it, name its kind or topic, or find it."""
 
 from __future__ import annotations
 
@@ -70,6 +70,15 @@ TASKS = dict(
         ),
         ("To which class does the {kind} '{word}' belong?",),
         _kinds,
+    ),
+    topic=Task(
+        (
+            "What is the {kind} '{word}' about?",
+            "Name the topic of the {kind} '{word}'.",
+            "Under which heading is the {kind} '{word}' found?",
+        ),
+        ("Say in one word what area the {kind} '{word}' comes from.",),
+        lambda sense: [sense.topic] if sense.topic else [],
     ),
     word=Task(
         (

@@ -10,6 +10,15 @@ from shd_vit.data.text.archives import debian_files
 
 KINDS = ('noun', 'verb', 'adj', 'adv')
 HYPERNYMS = ('@', '@i')  # what it is a kind, or a case, of
+# Of files 4 to 43, nouns and then verbs (lexnames(5WN)); the others tell nothing of a meaning.
+FIRST = 4
+TOPICS = (
+    'act', 'animal', 'artifact', 'attribute', 'body', 'cognition', 'communication', 'event',
+    'feeling', 'food', 'group', 'location', 'motive', 'object', 'person', 'phenomenon', 'plant',
+    'possession', 'process', 'quantity', 'relation', 'shape', 'state', 'substance', 'time',
+    'body', 'change', 'cognition', 'communication', 'competition', 'consumption', 'contact',
+    'creation', 'emotion', 'motion', 'perception', 'possession', 'social', 'stative', 'weather',
+)  # fmt: skip
 
 
 class Sense(NamedTuple):
@@ -21,6 +30,7 @@ class Sense(NamedTuple):
         meaning: What it is.
         examples: Of use; may be none.
         above: Words of what it is a kind of; may be none.
+        topic: The file that WordNet's authors wrote it into; '' where that tells nothing.
     """
 
     kind: str
@@ -28,6 +38,7 @@ class Sense(NamedTuple):
     meaning: str
     examples: tuple[str, ...]
     above: tuple[str, ...] = ()
+    topic: str = ''
 
 
 def senses_by_word(archive: Path) -> dict[str, list[Sense]]:
@@ -56,7 +67,7 @@ def _senses(kind: str, data: str) -> dict[str, Sense]:
     senses, above = {}, {}
     for line in _lines(data):
         fields, _, gloss = line.partition(' | ')
-        place, _, _, count, *rest = fields.split()
+        place, file, _, count, *rest = fields.split()
         end = 2 * int(count, 16)
         words = tuple(word.split('(')[0].replace('_', ' ') for word in rest[:end:2])
         pointers = rest[end + 1 : end + 1 + 4 * int(rest[end])]
@@ -65,11 +76,15 @@ def _senses(kind: str, data: str) -> dict[str, Sense]:
         ]
         meaning, _, _ = gloss.partition('"')
         examples = tuple(re.findall(r'"([^"]+)"', gloss))
-        senses[place] = Sense(kind, words, meaning.strip(' ;'), examples)
+        senses[place] = Sense(kind, words, meaning.strip(' ;'), examples, (), _topic(int(file)))
     return {
         place: sense._replace(above=tuple(word for to in above[place] for word in senses[to].words))
         for place, sense in senses.items()
     }
+
+
+def _topic(file: int) -> str:
+    return TOPICS[file - FIRST] if FIRST <= file < FIRST + len(TOPICS) else ''
 
 
 def _indexed(line: str) -> tuple[str, list[str], bool]:

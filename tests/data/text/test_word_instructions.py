@@ -17,7 +17,7 @@ def words(count=60):
     for n in range(count):
         word = f'word{"abcdefghij"[n // 10]}{"abcdefghij"[n % 10]}'
         first = Sense(
-            'noun', (word, f'other {word}'), f'meaning {n}', (f'A {word} is here',), ('kin',)
+            'noun', (word, f'other {word}'), f'meaning {n}', (f'A {word} is here',), ('kin',), 'act'
         )
         rest = Sense('noun', (word,), f'second {n}', ('no such sentence here',))
         found[word] = [first, rest, Sense('verb', (word,), f'to do {n}', ())]
@@ -52,6 +52,7 @@ def test_answers_are_of_the_kind_of_word_that_is_asked():
         define=lambda word, n: [f'meaning {n}', f'second {n}'],
         use=lambda word, n: f'A {word} is here',
         kind=lambda word, n: 'kin',
+        topic=lambda word, n: 'act',
         word=lambda word, n: [word, f'other {word}'],
     )
     known = words()

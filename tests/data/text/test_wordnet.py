@@ -47,11 +47,12 @@ def test_meanings_of_a_word_in_order_of_frequency(words):
     above = ('animal', 'wild beast')
     meaning = 'a member of the genus Canis; kept by man'
     assert words['dog'] == [
-        Sense('noun', ('dog',), 'a hinged catch', (), ('entity',)),
-        Sense('noun', names, meaning, examples, above),
-        Sense('verb', ('dog',), 'go after', ('the policeman dogged him', 'dog her')),
+        Sense('noun', ('dog',), 'a hinged catch', (), ('entity',), 'artifact'),
+        Sense('noun', names, meaning, examples, above, 'animal'),
+        Sense('verb', ('dog',), 'go after', ('the policeman dogged him', 'dog her'), (), 'change'),
     ]
     assert words['galore'][0].words == ('galore',)
+    assert words['galore'][0].topic == words['entity'][0].topic == '', 'no topic of its own'
 
 
 def test_a_meaning_is_one_words_alone(words):
