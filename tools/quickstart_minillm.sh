@@ -17,7 +17,7 @@ if [ ! -e "$text/text.json" ]; then
 fi
 if [ ! -e "$words/unseen.jsonl" ]; then
     printf '\n== Instructions about words\n'
-    python tools/data/prepare_instructions.py --plain --out "$words"
+    python tools/data/prepare_instructions.py --plain --tasks define use topic --out "$words"
 fi
 train() { # CONFIG TITLE
     local dir=work_dirs/$1

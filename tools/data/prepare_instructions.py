@@ -1,6 +1,7 @@
 """Make instructions about words, from WordNet: data for instruction tuning on two cores.
 
 python tools/data/prepare_instructions.py                    # train, validation, test and unseen
+python tools/data/prepare_instructions.py --plain --tasks define use topic      # for small models
 python tools/data/prepare_instructions.py --answers MODEL --limit 2000    # and a teacher's answers
 
 Each file has a JSON object a line: a prompt in Alpaca's template, and an output or several. A word
@@ -39,6 +40,10 @@ def main() -> None:
     parser.add_argument(
         '--plain', action='store_true', help="without Alpaca's template, for models of 128 tokens"
     )
+    parser.add_argument(
+        '--tasks', nargs='+', default=list(TASKS), metavar='TASK',
+        help=f'that are asked; each word one of them (default: {" ".join(TASKS)})',
+    )  # fmt: skip
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     group = parser.add_argument_group('answers of a teacher')
     group.add_argument('--answers', metavar='MODEL', help='MODEL or NAME=MODEL')
@@ -60,7 +65,7 @@ def main() -> None:
 def _write(args: argparse.Namespace, out: Path) -> None:
     words = senses_by_word(WORDNET.fetch(args.cache))
     sizes = {name: getattr(args, name) for name in ('train', 'validation', 'test')}
-    rows = make_rows(words, sizes, args.seed, plain if args.plain else template)
+    rows = make_rows(words, sizes, args.seed, plain if args.plain else template, args.tasks)
     write_rows(rows, out)
     table = [['file', 'rows', *TASKS]]
     for name, own in rows.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,6 +103,7 @@ def make_rows(
     sizes: Mapping[str, int],
     seed: int,
     prompt: Callable[[str, str], str] = template,
+    tasks: Sequence[str] = tuple(TASKS),
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of each set: {'prompt', 'output', 'task', 'word'}; an output is one text or several.
 
@@ -114,17 +115,22 @@ def make_rows(
         sizes: Rows of each set but 'unseen', which has those of 'test'.
         seed: Of the order of words, and of the choice of instructions.
         prompt: Makes a prompt of an instruction and an input, '' for none.
+        tasks: Of :data:`TASKS`, that are asked.
 
     Raises:
-        ConfigError: If a size is none.
+        ConfigError: If a size is none, or there is no such task.
         DatasetError: If there are too few words.
     """
     for name, size in sizes.items():
         check_number(f'--{name}', size, whole=True, positive=True)
+    for task in tasks:
+        if task not in TASKS:
+            raise ConfigError(f'--tasks {task!r} must be one of {", ".join(TASKS)}')
     draw = random.Random(seed)
     order = sorted(words)
     draw.shuffle(order)
-    asked = ((word, question) for word in order if (question := _question(words[word], draw)))
+    drawn = ((word, _question(words[word], draw, tasks)) for word in order)
+    asked = ((word, question) for word, question in drawn if question)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SETS}
     for name, size in sizes.items():
         for _ in range(size):
@@ -140,13 +146,13 @@ def make_rows(
     return rows
 
 
-def _question(senses: list[Sense], draw: random.Random) -> tuple[str, list[Sense]] | None:
+def _question(
+    senses: list[Sense], draw: random.Random, tasks: Sequence[str]
+) -> tuple[str, list[Sense]] | None:
     """A task, and the senses of one kind of word that it can be asked of."""
     kind = senses[0].kind
     own = [s for s in senses if s.kind == kind and len(s.meaning.split()) <= LONGEST]
-    tasks = list(TASKS)
-    draw.shuffle(tasks)
-    for name in tasks:
+    for name in draw.sample(tasks, len(tasks)):
         if able := [sense for sense in own if list(TASKS[name].answers(sense))]:
             return name, able[:1] if TASKS[name].is_of_meaning else able
     return None

@@ -65,6 +65,13 @@ def test_answers_are_of_the_kind_of_word_that_is_asked():
             assert f'### Input:\nmeaning {number}\n' in row['prompt']
 
 
+def test_tasks_that_are_asked():
+    for own in make_rows(words(), SIZES, seed=0, tasks=('use', 'topic')).values():
+        assert {row['task'] for row in own} == {'use', 'topic'}
+    with pytest.raises(ConfigError, match="--tasks 'sort' must be one of define, use, kind, topic"):
+        make_rows(words(), SIZES, seed=0, tasks=['sort'])
+
+
 def test_a_seed_gives_the_same_rows_and_another_gives_others():
     first, again, other = (make_rows(words(), SIZES, seed) for seed in (3, 3, 4))
     assert first == again != other
