@@ -62,7 +62,7 @@ def test_from_training_to_scores(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     'tool, arguments, message',
     [
-        ('dit_train', ['none.yaml', 'out'], 'none.yaml cannot be read'),
+        ('dit_train', ['none.yaml', 'out'], "none.yaml': expected a .yaml file"),
         ('dit_sample', ['out', 'model'], "'model' must be NAME=FOLDER"),
         ('dit_sample', ['out', 'a/b=model'], "'a/b=model' must be NAME=FOLDER"),
         ('dit_sample', ['out', 'a=b', '--per-class', '0'], '--per-class=0'),

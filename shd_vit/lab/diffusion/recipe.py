@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import yaml
 from torch import nn
 
 from shd_vit.errors import ConfigError, check_number
-from shd_vit.lab.study.source import Loader, read_value
+from shd_vit.lab.settings import build, check_names, read_merged
 
 # What is not diffusers' own, by the name that configs have for it.
 OWN = {
@@ -102,24 +101,15 @@ def read_recipe(path: str | Path, options: list[str] | None = None) -> Recipe:
     """A recipe from a YAML file.
 
     Args:
-        path: Of the file.
-        options: ``key.key=value``, put over what the file says; values are YAML.
+        path: Of the file, which may have a ``base``.
+        options: ``key.key=value``, put over what the file says; null leaves a key out.
 
     Raises:
         ConfigError: If the file, or an option, is none; naming the field.
     """
-    try:
-        given = yaml.load(Path(path).read_text(encoding='utf-8'), Loader)
-    except OSError as error:
-        raise ConfigError(f'{path} cannot be read: {error.strerror}') from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f'{path} is no YAML: {" ".join(str(error).split())}') from None
-    if not isinstance(given, dict):
-        raise ConfigError(f'{path} must hold fields, such as model and training')
-    for option in options or []:
-        _put(given, option)
-    given['training'] = _build(Training, given.get('training'), 'training', str(path))
-    recipe = _build(Recipe, given, '', str(path))
+    given = read_merged(path, options or [], 'fields, such as model and training')
+    check_names(given, [f.name for f in dataclasses.fields(Recipe)], '', ['training'])
+    recipe = build(Recipe, given | dict(training=build(Training, given['training'], 'training')))
     for name in ('data', 'model'):
         value = getattr(recipe, name)
         if not isinstance(value, dict) or 'type' not in value:
@@ -182,31 +172,3 @@ def find(name: str) -> Any:
     if not isinstance(found, type):
         raise ConfigError(f'type={name!r} must be a class of diffusers or one of {", ".join(OWN)}')
     return found
-
-
-def _put(given: dict[str, Any], option: str) -> None:
-    path, is_there, text = option.partition('=')
-    if not is_there:
-        raise ConfigError(f'option {option!r} must be field=value')
-    *parents, last = path.split('.')
-    for parent in parents:
-        given = given.setdefault(parent, {})
-        if not isinstance(given, dict):
-            raise ConfigError(f'option {option!r}: {parent} has no fields')
-    given[last] = read_value(text)
-
-
-def _build(cls: Any, given: Any, field: str, path: str) -> Any:
-    """A dataclass from a mapping, each field of which is known, and each needed one given."""
-    if not isinstance(given, dict):
-        raise ConfigError(f'{path}: {field}={given!r} must be fields')
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    prefix = f'{field}.' if field else ''
-    for name in given:
-        if name not in known:
-            raise ConfigError(f'{path}: {prefix}{name} is unknown; allowed are {", ".join(known)}')
-    missing = dataclasses.MISSING
-    for name, f in known.items():
-        if name not in given and f.default is missing and f.default_factory is missing:
-            raise ConfigError(f'{path}: {prefix}{name} is missing')
-    return cls(**given)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from shd_vit.errors import ConfigError
 from shd_vit.lab.language.responses import Responses
-from shd_vit.lab.study.source import read_source, read_value, short
+from shd_vit.lab.settings import build, check_names, read_merged
+from shd_vit.lab.study.source import short
 
-BASE = 'base'
-MAX_BASES = 10
 TEXT = ('folder', 'length', 'random_offset', 'validation')
 INSTRUCTIONS = ('train', 'validation')
 
@@ -58,78 +56,18 @@ class Settings:
 
 
 def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """Settings of a file, over those of its ``base``, under those of a command line.
-
-    Args:
-        path: .yaml. ``base: other.yaml``, beside it, gives what it does not say itself; mappings
-            are merged, and null leaves out what the base has.
-        overrides: ``losses.shd.beta=2`` and the like, values as in YAML.
+    """Settings of a file, as :func:`shd_vit.lab.settings.read_merged` reads it.
 
     Raises:
         ConfigError: Naming the key and what is allowed.
     """
-    values = _with_bases(Path(path))
-    for override in overrides:
-        key, is_there, text = override.partition('=')
-        if not is_there or not all(key.split('.')):
-            raise ConfigError(f'{override!r} must be KEY=VALUE, such as losses.shd.beta=2')
-        change: Any = read_value(text)
-        for part in reversed(key.split('.')):
-            change = {part: change}
-        values = merge(values, change)
-    names = [f.name for f in fields(Settings)]
-    check_names(values, [BASE, *names], '')
+    values = read_merged(path, overrides, 'a model and arguments')
     for name in ('model', 'arguments'):
         if not values.get(name):
             raise ConfigError(f'{str(path)!r} has no {name}')
-    settings = Settings(**values)
+    settings = build(Settings, values)
     _check(settings)
     return settings
-
-
-def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping over another, key by key; null leaves a key out."""
-    merged = dict(below)
-    for key, value in above.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping):
-            under = merged.get(key)
-            merged[key] = merge(under if isinstance(under, Mapping) else {}, value)  # type: ignore[arg-type]
-        else:
-            merged[key] = value
-    return merged
-
-
-def check_names(given: Mapping[str, Any], allowed: Sequence[str], field: str) -> None:
-    """Refuse a name that is not allowed, saying which are and which may be meant.
-
-    Raises:
-        ConfigError: Naming the first.
-    """
-    for name in given:
-        if name not in allowed:
-            close = get_close_matches(str(name), allowed, n=1)
-            meant = f'; did you mean {close[0]}?' if close else ''
-            place = f'{field}.{name}' if field else name
-            raise ConfigError(f'{place} is unknown; allowed are {", ".join(allowed)}{meant}')
-
-
-def _with_bases(path: Path) -> dict[str, Any]:
-    chain: list[dict[str, Any]] = []
-    while True:
-        values = read_source(path, 'config', 'a model and arguments')
-        chain.append(values)
-        base = values.pop(BASE, None)
-        if base is None:
-            break
-        if not isinstance(base, str) or len(chain) > MAX_BASES:
-            raise ConfigError(f'{str(path)!r}: base={short(base)} must be a file, and no circle')
-        path = path.parent / base
-    merged: dict[str, Any] = {}
-    for values in reversed(chain):
-        merged = merge(merged, values)
-    return merged
 
 
 def _check(settings: Settings) -> None:
@@ -150,9 +88,7 @@ def _check(settings: Settings) -> None:
         ('responses', [f.name for f in fields(Responses)], ['data']),
     ):
         given = getattr(settings, section)
-        check_names(given, allowed, section)
-        if missing := [name for name in needed if given and name not in given]:
-            raise ConfigError(f'{section}.{missing[0]} is missing')
+        check_names(given, allowed, section, needed if given else ())
     if not settings.losses:
         for name in ('schedules', 'task_loss_weight', 'attention_teacher', 'rows'):
             if getattr(settings, name) not in ({}, None):

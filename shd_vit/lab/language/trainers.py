@@ -9,7 +9,7 @@ from typing import Any
 
 from shd_vit.errors import ConfigError, ShdVitError
 from shd_vit.hosts.transformers import DistillMixin
-from shd_vit.lab.language.settings import check_names
+from shd_vit.lab.settings import check_names
 
 OWN = 'shd_vit.hosts.transformers'
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.language.settings import merge, read_settings
+from shd_vit.lab.language.settings import read_settings
+from shd_vit.lab.settings import merge
 
 GOOD = dict(
     model=dict(type='LlamaConfig', hidden_size=16),
@@ -50,7 +51,7 @@ def test_merging_leaves_both_as_they_are():
     [
         (
             ['textt.length=3'],
-            r'^textt is unknown; allowed are base, model, .*; did you mean text\?$',
+            r'^textt is unknown; allowed are model, .*; did you mean text\?$',
         ),
         (['text.lenght=3'], r'^text.lenght is unknown; allowed are .*did you mean length\?'),
         (['text=null'], r'^give text or instructions: what is trained on'),
