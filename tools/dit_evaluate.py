@@ -10,14 +10,13 @@ can be expected to be smaller. Distances in other features than Inception's are 
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from shd_vit.command import run_tool
-from shd_vit.errors import ConfigError
 from shd_vit.files import write_whole
 from shd_vit.lab.diffusion.drawing import load_samples
-from shd_vit.lab.diffusion.features import NAME, trained_classifier
-from shd_vit.lab.diffusion.scores import INCEPTION, halves, of_fashion_mnist, score, table
+from shd_vit.lab.diffusion.scores import Scoring, score_all, table
 
 
 def main() -> None:
@@ -34,34 +33,15 @@ def main() -> None:
     add('--reference-size', type=int, default=10_000, help='real pictures (default: %(default)s)')
     add('--out', help='JSON file of the scores')
     args = parser.parse_args()
-    if (args.fashion_mnist is None) == (args.inception is None):
-        raise ConfigError('give one of --fashion-mnist and --inception')
+    how = Scoring(**{f.name: getattr(args, f.name) for f in fields(Scoring)})
     drawn = {Path(path).stem: load_samples(path)[0] for path in args.samples}
-    counts = {len(images) for images in drawn.values()}
-    if len(counts) > 1:
-        raise ConfigError(f'{sorted(counts)} pictures: scores of different numbers do not compare')
-    count = counts.pop()
-    if args.fashion_mnist is not None:
-        features = trained_classifier(Path(args.classifier), args.fashion_mnist, args.epochs)
-        extractor, weights = NAME, args.classifier
-        floor, reference = of_fashion_mnist(args.fashion_mnist, count, args.reference_size)
-    else:
-        if args.reference is None or not Path(args.inception).is_file():
-            raise ConfigError(f'--inception {args.inception} must be a file; give --reference too')
-        features, extractor, weights = INCEPTION, INCEPTION, args.inception
-        floor, reference = halves(load_samples(args.reference)[0], count, args.reference_size)
-    shown = {'real': floor, **drawn}
-    rows = {name: score(images, reference, extractor, weights) for name, images in shown.items()}
-    caption = (
-        f'{count:,} pictures against {len(reference):,} real ones, in features of {features}; '
-        'the row of real pictures is the floor'
-    )
+    rows, features, caption = score_all(drawn, how)
     print(table(rows, caption))
     if args.out:
         with write_whole(args.out) as part:
-            part.write_text(
-                json.dumps(dict(features=features, pictures=count, rows=rows), indent=1)
-            )
+            count = len(next(iter(drawn.values())))
+            found = dict(features=features, pictures=count, rows=rows)
+            part.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == '__main__':

@@ -10,15 +10,22 @@ OUT/pictures.png.
 """
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from shd_vit.command import run_tool
-from shd_vit.errors import ConfigError, check_number
-from shd_vit.hosts.diffusers.sampling import Guidance
+from shd_vit.errors import ConfigError
 from shd_vit.lab.diffusion.data import CLASSES
-from shd_vit.lab.diffusion.drawing import SAMPLERS, draw, picture, save_samples
+from shd_vit.lab.diffusion.drawing import (
+    SAMPLERS,
+    Drawing,
+    draw,
+    load_trained,
+    picture,
+    save_samples,
+)
 
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -43,35 +50,25 @@ def main() -> None:
     add('--show', type=int, default=10, help='pictures a class in the figure (default: 10)')
     add('--cpu', action='store_true', help='leave a GPU alone')
     args = parser.parse_args()
-    for name in ('per_class', 'batch_size', 'show'):
-        check_number(f'--{name.replace("_", "-")}', getattr(args, name), positive=True, whole=True)
+    how = Drawing(**{f.name: getattr(args, f.name) for f in fields(Drawing)})
     models = {}
     for model in args.models:
         name, is_given, folder = model.partition('=')
         if not is_given or not name or '/' in name:
             raise ConfigError(f'{model!r} must be NAME=FOLDER')
         models[name] = folder
-    is_cuda = torch.cuda.is_available() and not args.cpu
+    device = torch.device('cuda' if torch.cuda.is_available() and not args.cpu else 'cpu')
+    precision = PRECISIONS[args.precision]
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for name, folder in models.items():
-        drawn[name] = images, labels = draw(
-            folder,
-            args.per_class,
-            steps=args.steps,
-            sampler=args.sampler,
-            guidance=Guidance(args.guidance, args.power, args.guided_channels),
-            batch_size=args.batch_size,
-            seed=args.seed,
-            vae=args.vae,
-            device=torch.device('cuda' if is_cuda else 'cpu'),
-            precision=PRECISIONS[args.precision],
-        )
+        model, scheduler = load_trained(folder, device)
+        drawn[name] = images, labels = draw(model, scheduler, how, device, precision, name)
         save_samples(out / f'{name}.npz', images, labels)
         print(f'{out / name}.npz: {len(images):,} pictures {tuple(images.shape[1:])}')
     is_fashion = tuple(images.shape[1:]) == (28, 28, 1) and int(labels.max()) == 9
-    picture(out / 'pictures.png', drawn, CLASSES if is_fashion else None, args.show)
+    picture(out / 'pictures.png', drawn, CLASSES if is_fashion else None, how.show)
     print(out / 'pictures.png')
 
 

@@ -65,9 +65,9 @@ def test_from_training_to_scores(tmp_path, monkeypatch, capsys):
         ('dit_train', ['none.yaml', 'out'], "none.yaml': expected a .yaml file"),
         ('dit_sample', ['out', 'model'], "'model' must be NAME=FOLDER"),
         ('dit_sample', ['out', 'a/b=model'], "'a/b=model' must be NAME=FOLDER"),
-        ('dit_sample', ['out', 'a=b', '--per-class', '0'], '--per-class=0'),
+        ('dit_sample', ['out', 'a=b', '--per-class', '0'], 'pictures.per_class=0'),
         ('dit_sample', ['out', 'a=/nowhere'], '/nowhere holds no model'),
-        ('dit_evaluate', ['a.npz'], 'give one of --fashion-mnist and --inception'),
+        ('dit_evaluate', ['a.npz'], 'give one of fashion_mnist and inception'),
         ('dit_evaluate', ['a.npz', '--fashion-mnist', 'data'], 'a.npz is no .npz of samples'),
         ('dit_latents', ['/nowhere', 'vae', 'out'], '/nowhere'),
         ('dit_latents', ['a', 'b', 'c', '--size', '0'], '--size=0'),
@@ -130,7 +130,7 @@ def test_latents_are_the_vaes_and_are_trained_on_and_decoded(vae, tmp_path, monk
     run_tool('dit_train', monkeypatch, tmp_path / 'r.yaml', tmp_path / 'run', '--cpu')
     draw = ['--per-class', '2', '--steps', '2', '--sampler', 'ddpm', '--cpu']
     model = f'model={tmp_path / "run"}'
-    with pytest.raises(ConfigError, match='latents of 4 channels: give --vae'):
+    with pytest.raises(ConfigError, match='latents of 4 channels: give the vae'):
         run_tool('dit_sample', monkeypatch, tmp_path / 's', model, *draw)
     run_tool('dit_sample', monkeypatch, tmp_path / 's', model, *draw, '--vae', tmp_path / 'vae')
     assert load_samples(tmp_path / 's/model.npz')[0].shape == (4, 16, 16, 3)

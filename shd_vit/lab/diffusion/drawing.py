@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.errors import ConfigError, DatasetError, check_number
 from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers.checks import fact
 from shd_vit.hosts.diffusers.labels import count_labels
@@ -22,70 +23,109 @@ from shd_vit.lab.figures import pyplot
 SAMPLERS = dict(ddpm=DDPMScheduler, ddim=DDIMScheduler)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn.
+
+    Attributes:
+        per_class: Pictures of each class.
+        sampler: 'ddpm' or 'ddim'.
+        steps: Of the sampler.
+        guidance: As :class:`~shd_vit.hosts.diffusers.sampling.Guidance` has it, ``scale``.
+        power: Likewise.
+        guided_channels: Likewise, ``channels``.
+        batch_size: Pictures at a time.
+        seed: Of noise.
+        vae: Folder of the ``AutoencoderKL`` that decodes latents; None for pixels.
+        show: Pictures of each class in a figure.
+
+    Raises:
+        ConfigError: Naming the field, as ``pictures.steps``.
+    """
+
+    per_class: int = 10
+    sampler: str = 'ddim'
+    steps: int = 50
+    guidance: float = 1.0
+    power: float | None = None
+    guided_channels: int | None = None
+    batch_size: int = 100
+    seed: int = 0
+    vae: str | None = None
+    show: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ('per_class', 'steps', 'batch_size', 'show'):
+            check_number(f'pictures.{name}', getattr(self, name), positive=True, whole=True)
+        check_number('pictures.seed', self.seed, whole=True)
+        if self.sampler not in SAMPLERS:
+            allowed = ', '.join(SAMPLERS)
+            raise ConfigError(f'pictures.sampler={self.sampler!r} must be one of {allowed}')
+
+
 def draw(
-    folder: str,
-    per_class: int,
-    *,
-    steps: int,
-    sampler: str,
-    guidance: Guidance,
-    batch_size: int,
-    seed: int,
-    vae: str | None = None,
+    model: nn.Module,
+    trained: Any,
+    how: Drawing,
     device: torch.device,
     precision: torch.dtype | None = None,
+    name: str = 'pictures',
 ) -> tuple[Tensor, Tensor]:
-    """Pictures of a trained model: uint8 (n, h, w, channels), and labels (n,), class after class.
+    """Pictures of a model: uint8 (n, h, w, channels), and labels (n,), class after class.
 
     Noise depends on the seed and the picture alone: model after model gets the same.
 
     Args:
-        folder: That ``tools/dit_train.py`` has written.
-        per_class: Pictures of each class.
-        steps: Of the sampler.
-        sampler: 'ddpm' or 'ddim'.
-        guidance: See :class:`Guidance`.
-        batch_size: Pictures at a time.
-        seed: Of noise.
-        vae: Folder of the ``AutoencoderKL`` that decodes latents; None for pixels.
+        model: In eval mode, on the device.
+        trained: The scheduler that it was trained with.
+        how: See :class:`Drawing`.
         device: To draw on.
         precision: Of autocast; None is float32.
+        name: Of the bar.
 
     Raises:
-        ConfigError: If the folder has no model or scheduler, or channels that are no picture's.
+        ConfigError: If the model has channels that are no picture's.
     """
-    model, trained = load_model(folder).to(device).eval(), load_scheduler(folder)
-    if trained is None:
-        raise ConfigError(f'{folder}/scheduler is missing: which noise the model knows is unknown')
-    scheduler = SAMPLERS[sampler].from_config(trained.config)
+    scheduler = SAMPLERS[how.sampler].from_config(trained.config)
     channels, size, classes = (
         fact(model, 'in_channels'),
         fact(model, 'sample_size'),
         count_labels(model),
     )
-    decoder = None if vae is None else _decoder(vae, device)
+    decoder = None if how.vae is None else _decoder(how.vae, device)
     if decoder is None and channels not in (1, 3):
-        raise ConfigError(f'{folder} makes latents of {channels} channels: give --vae')
-    labels = torch.arange(classes or 1).repeat_interleave(per_class)
-    generator = torch.Generator().manual_seed(seed)
+        raise ConfigError(f'{name} has latents of {channels} channels: give the vae')
+    guidance = Guidance(how.guidance, how.power, how.guided_channels)
+    labels = torch.arange(classes or 1).repeat_interleave(how.per_class)
+    generator = torch.Generator().manual_seed(how.seed)
     noise = torch.randn(len(labels), channels, size, size, generator=generator)
     parts = []
-    for rows in tqdm(
-        list(in_batches(len(labels), batch_size)), desc=Path(folder).name, leave=False
-    ):
+    for rows in tqdm(list(in_batches(len(labels), how.batch_size)), desc=name, leave=False):
         with torch.autocast(device.type, precision, enabled=precision is not None):
             x = sample(
                 model,
                 scheduler,
                 noise[rows].to(device),
                 None if classes is None else labels[rows].to(device),
-                steps,
+                how.steps,
                 guidance,
                 generator,
             )
             x = x if decoder is None else decoder(x)
         parts.append(to_bytes(x).permute(0, 2, 3, 1).cpu())
     return torch.cat(parts), labels
+
+
+def load_trained(folder: str, device: torch.device) -> tuple[nn.Module, Any]:
+    """Model, in eval mode, and scheduler that ``tools/dit_train.py`` has written.
+
+    Raises:
+        ConfigError: If one of them is missing.
+    """
+    model, scheduler = load_model(folder).to(device).eval(), load_scheduler(folder)
+    if scheduler is None:
+        raise ConfigError(f'{folder}/scheduler is missing: which noise the model knows is unknown')
+    return model, scheduler
 
 
 def to_bytes(x: Tensor) -> Tensor:

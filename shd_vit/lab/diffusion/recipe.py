@@ -83,6 +83,9 @@ class Recipe:
         losses: Distillation losses by name; only with a teacher.
         schedules: Of their weights, in epochs.
         passes: ``type: mdt`` and its arguments; None is one pass.
+        pictures: That are drawn at the end, and as the run goes on, as
+            :class:`shd_vit.lab.diffusion.gallery.Gallery` takes them; empty draws none.
+        scores: Of these pictures, likewise.
         seed: Of weights, data order and noise.
     """
 
@@ -94,6 +97,8 @@ class Recipe:
     losses: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedules: dict[str, Any] = dataclasses.field(default_factory=dict)
     passes: dict[str, Any] | None = None
+    pictures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scores: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
 
 
@@ -114,6 +119,11 @@ def read_recipe(path: str | Path, options: list[str] | None = None) -> Recipe:
         value = getattr(recipe, name)
         if not isinstance(value, dict) or 'type' not in value:
             raise ConfigError(f'{name}={value!r} must be fields, one of them type')
+    for name in ('pictures', 'scores', 'losses', 'schedules'):
+        if not isinstance(getattr(recipe, name), dict):
+            raise ConfigError(f'{name}={getattr(recipe, name)!r} must be fields')
+    if recipe.scores and not recipe.pictures:
+        raise ConfigError('scores are of pictures: give that section too')
     if recipe.losses and recipe.teacher is None:
         raise ConfigError(f'losses.{next(iter(recipe.losses))} needs a teacher')
     return recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
-from shd_vit.errors import ConfigError
+from shd_vit.errors import ConfigError, check_number
 from shd_vit.lab.diffusion.data import fashion_mnist
-from shd_vit.lab.diffusion.features import NAME, register
+from shd_vit.lab.diffusion.drawing import load_samples
+from shd_vit.lab.diffusion.features import NAME, register, trained_classifier
 
 INCEPTION = 'inception-v3-compat'
 # By torch-fidelity's names, in the order of tables.
@@ -91,6 +93,75 @@ def score(
     scores = {title: float(found[name]) for name, title in COLUMNS.items()}
     scores['KID x 1000'] *= 1000
     return scores
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What pictures are held against, and in which features.
+
+    Attributes:
+        fashion_mnist: Its root: in features of a classifier of it.
+        classifier: That classifier's file, which is trained if it is missing.
+        epochs: To train it.
+        inception: torch-fidelity's Inception, a file: in its features.
+        reference: Real pictures to go with it, an .npz as ADM's.
+        reference_size: How many real pictures.
+
+    Raises:
+        ConfigError: If it is not one of both.
+    """
+
+    fashion_mnist: str | None = None
+    classifier: str = 'work_dirs/dit/classifier.safetensors'
+    epochs: int = 3
+    inception: str | None = None
+    reference: str | None = None
+    reference_size: int = 10_000
+
+    def __post_init__(self) -> None:
+        if (self.fashion_mnist is None) == (self.inception is None):
+            raise ConfigError('give one of fashion_mnist and inception, to score in features of')
+        if self.inception is not None and (
+            self.reference is None or not Path(self.inception).is_file()
+        ):
+            raise ConfigError(f'inception={self.inception!r} must be a file; give reference too')
+        for name in ('epochs', 'reference_size'):
+            check_number(name, getattr(self, name), positive=True, whole=True)
+
+
+def score_all(
+    drawn: dict[str, Tensor], how: Scoring
+) -> tuple[dict[str, dict[str, float]], str, str]:
+    """Scores by name, those of as many real pictures first, under 'real'.
+
+    Args:
+        drawn: uint8 (n, h, w, channels) by name, as many of each.
+        how: See :class:`Scoring`.
+
+    Returns:
+        Scores, the name of the features, and a caption with both numbers of pictures.
+
+    Raises:
+        ConfigError: If there are other numbers of pictures, or too few.
+    """
+    counts = {len(images) for images in drawn.values()}
+    if len(counts) > 1:
+        raise ConfigError(f'{sorted(counts)} pictures: scores of different numbers do not compare')
+    count, size = counts.pop(), how.reference_size
+    if how.fashion_mnist is not None:
+        features = trained_classifier(Path(how.classifier), how.fashion_mnist, how.epochs)
+        extractor, weights = NAME, how.classifier
+        floor, reference = of_fashion_mnist(how.fashion_mnist, count, size)
+    else:
+        features, extractor, weights = INCEPTION, INCEPTION, str(how.inception)
+        floor, reference = halves(load_samples(str(how.reference))[0], count, size)
+    shown = {'real': floor, **drawn}
+    rows = {name: score(images, reference, extractor, weights) for name, images in shown.items()}
+    caption = (
+        f'{count:,} pictures against {len(reference):,} real ones, in features of {features}; '
+        'the row of real pictures is the floor'
+    )
+    return rows, features, caption
 
 
 def of_fashion_mnist(root: str, count: int, size: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers import DiffusionDistiller, Pass
 from shd_vit.hosts.diffusers.sampling import in_batches
 from shd_vit.lab.diffusion.data import Data, read_data
+from shd_vit.lab.diffusion.gallery import CURVES, Gallery, draw_curves
 from shd_vit.lab.diffusion.recipe import Recipe, build_model, find, load_model, load_scheduler
 from shd_vit.lab.diffusion.state import cut_log, forget_state, load_state, save_state
 
@@ -37,7 +39,8 @@ class Trainer:
     """Trains what a recipe says, into a folder.
 
     The folder gets the averaged weights in ``model`` (``save_pretrained``), ``scheduler``, a log of
-    terms a line in ``log.jsonl``, ``metrics.json`` at the end, and ``state`` to go on from.
+    terms a line in ``log.jsonl``, ``metrics.json`` at the end, and ``state`` to go on from; with
+    ``pictures`` in the recipe also those, ``samples.npz`` of the last, and ``log.svg``.
 
     Args:
         recipe: What to train.
@@ -69,6 +72,17 @@ class Trainer:
             )
         self.distiller = build_distiller(recipe)
         self.parameters = list(self.distiller.student.parameters())
+        self.gallery = None
+        if recipe.pictures:
+            self.gallery = Gallery(
+                self.folder,
+                recipe.pictures,
+                recipe.scores,
+                self.distiller.denoising.scheduler,
+                self.distiller.teacher,
+                self.accelerator.device,
+            )
+        self.student: Any = self.distiller.student
         self.ema = EMAModel(self.parameters, decay=training.ema_decay)
         self.ema.to(self.accelerator.device)
         options = dict(weight_decay=0.0, **training.optimizer)
@@ -113,8 +127,11 @@ class Trainer:
                 bar.set_postfix_str(', '.join(f'{n} {v:.4g}' for n, v in terms.items()))
                 sums.clear()
                 since, done = time.monotonic(), self.step
-            if self.step % training.save_every == 0 and self.step < training.steps:
-                self._save_state()
+            if self.step < training.steps:
+                if self.gallery and self.gallery.is_due(self.step):
+                    self._with_averages(partial(self.gallery.show, self.student, self.step))
+                if self.step % training.save_every == 0:
+                    self._save_state()
         bar.close()
         seconds = time.monotonic() - started
         return self._finish(seconds, self.step - first)
@@ -176,24 +193,36 @@ class Trainer:
 
     def _finish(self, seconds: float, steps: int) -> dict[str, Any]:
         """Save the averaged weights; what was trained, in numbers."""
-        training, student = self.recipe.training, self.distiller.student
+        training = self.recipe.training
         lines = (self.folder / LOG).read_text(encoding='utf-8').splitlines()
         metrics: dict[str, Any] = json.loads(lines[-1]) if lines else {}
         metrics['parameters'] = sum(p.numel() for p in self.parameters)
         metrics['images'] = self.step * training.batch_size
         if steps:
             metrics['seconds'], metrics['seconds_of_steps'] = seconds, steps
+        self._with_averages(lambda: metrics.update(self._leave()))
         if self.accelerator.is_main_process:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
-            saved: Any = student
-            saved.save_pretrained(str(self.folder / 'model'))
-            self.ema.restore(self.parameters)
-            self.distiller.denoising.scheduler.save_pretrained(str(self.folder / 'scheduler'))
             with write_whole(self.folder / METRICS) as part:
                 part.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
             forget_state(self.folder)
         return metrics
+
+    def _leave(self) -> dict[str, float]:
+        """Save the model, and draw what is to be shown of it; scores of the pictures."""
+        self.student.save_pretrained(str(self.folder / 'model'))
+        self.distiller.denoising.scheduler.save_pretrained(str(self.folder / 'scheduler'))
+        if self.gallery is None:
+            return {}
+        draw_curves(self.folder / LOG, self.folder / CURVES)
+        return self.gallery.scores(self.gallery.show(self.student, self.step))
+
+    def _with_averages(self, do: Callable[[], Any]) -> None:
+        """Do something in the main process while the student has its averaged weights."""
+        if self.accelerator.is_main_process:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+            do()
+            self.ema.restore(self.parameters)
 
     def _opening(self) -> str:
         training, count = self.recipe.training, sum(p.numel() for p in self.parameters)

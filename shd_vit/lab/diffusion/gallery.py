@@ -1,0 +1,114 @@
+"""What a training shows of itself: pictures from fixed noise, their scores, and its curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shd_vit.errors import check_number
+from shd_vit.lab.diffusion.data import CLASSES
+from shd_vit.lab.diffusion.drawing import Drawing, draw, picture, save_samples
+from shd_vit.lab.diffusion.scores import Scoring, score_all
+from shd_vit.lab.figures import COLORS, pyplot
+from shd_vit.lab.settings import build
+
+PICTURES, SAMPLES, CURVES = 'pictures', 'samples.npz', 'log.svg'
+NOT_TERMS = ('step', 'lr', 'images_per_second')
+# Names in metrics.json, by those in tables.
+NAMES = {
+    'Frechet': 'frechet', 'IS': 'inception_score', 'KID x 1000': 'kid_x_1000',
+    'precision': 'precision', 'recall': 'recall',
+}  # fmt: skip
+
+
+class Gallery:
+    """Pictures of a run, in its folder.
+
+    Args:
+        folder: Of the run.
+        pictures: Fields of :class:`Drawing`, and ``every``: after so many steps, and at the end.
+        scores: Fields of :class:`Scoring`; empty scores nothing.
+        scheduler: Of the training.
+        teacher: Shown beside the student; None: nothing is.
+        device: To draw on.
+
+    Raises:
+        ConfigError: Naming the field.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pictures: dict[str, Any],
+        scores: dict[str, Any],
+        scheduler: Any,
+        teacher: nn.Module | None,
+        device: torch.device,
+    ) -> None:
+        options = dict(pictures)
+        self.every = options.pop('every', None)
+        check_number('pictures.every', self.every, positive=True, whole=True, optional=True)
+        self.how = build(Drawing, options, 'pictures')
+        self.scoring = build(Scoring, scores, 'scores') if scores else None
+        self.folder, self.scheduler, self.device = folder, scheduler, device
+        self.teacher = teacher
+        self.taught: tuple[Tensor, Tensor] | None = None
+
+    def is_due(self, step: int) -> bool:
+        return self.every is not None and step % self.every == 0
+
+    def show(self, model: nn.Module, step: int) -> Tensor:
+        """Draw pictures of a model, into ``pictures/STEP.png``, beside the teacher's; the first."""
+        if self.teacher is not None and self.taught is None:
+            self.taught = self._draw(self.teacher, 'teacher')
+        drawn = {} if self.taught is None else {'teacher': self.taught}
+        drawn['student' if drawn else 'model'] = images, labels = self._draw(model, f'step {step}')
+        (self.folder / PICTURES).mkdir(exist_ok=True)
+        is_fashion = tuple(images.shape[1:]) == (28, 28, 1) and int(labels.max()) == 9
+        names = CLASSES if is_fashion else None
+        picture(self.folder / PICTURES / f'{step:06}.png', drawn, names, self.how.show)
+        save_samples(self.folder / SAMPLES, images, labels)
+        return images
+
+    def scores(self, images: Tensor) -> dict[str, float]:
+        """Scores as metrics.json has them, and with ``real_`` those of real pictures."""
+        if self.scoring is None:
+            return {}
+        rows, _, caption = score_all({'drawn': images}, self.scoring)
+        print(caption)
+        return {
+            f'{prefix}{NAMES[title]}': value
+            for prefix, row in (('', 'drawn'), ('real_', 'real'))
+            for title, value in rows[row].items()
+        }
+
+    def _draw(self, model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+        was_training = model.training
+        try:
+            return draw(model.eval(), self.scheduler, self.how, self.device, name=name)
+        finally:
+            model.train(was_training)
+
+
+def draw_curves(log: Path, out: Path) -> None:
+    """The terms of a log by step, each on an axis of its own; nothing of an empty log."""
+    lines = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
+    names = [name for name in (lines[-1] if lines else {}) if name not in NOT_TERMS]
+    if not names:
+        return
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(3 * len(names), 2.4), squeeze=False, layout='constrained'
+    )
+    for axis, name, color in zip(axes[0], names, COLORS * len(names), strict=False):
+        points = [(line['step'], line[name]) for line in lines if name in line]
+        axis.plot(*zip(*points, strict=True), color=color)
+        axis.set(title=name, xlabel='step')
+        if min(value for _, value in points) > 0:
+            axis.set_yscale('log')
+    figure.savefig(out, format=out.suffix[1:])
+    plt.close(figure)
