@@ -76,7 +76,8 @@ class Recipe:
 
     Attributes:
         data: ``type`` and its arguments, of :func:`shd_vit.lab.diffusion.data.read_data`.
-        model: ``type``, a class of diffusers or MDTv2Model, and its arguments.
+        model: ``type``, a class of diffusers or MDTv2Model, and its arguments; and
+            ``initialise_from_teacher``: 'uniform', 'last' or pairs of blocks to start from.
         scheduler: Arguments of diffusers' ``DDPMScheduler``.
         training: See :class:`Training`.
         teacher: A folder that this tool or ``save_pretrained`` has written; None trains alone.

@@ -29,9 +29,11 @@ from shd_vit.lab.diffusion.data import Data, read_data
 from shd_vit.lab.diffusion.gallery import CURVES, Gallery, draw_curves
 from shd_vit.lab.diffusion.recipe import Recipe, build_model, find, load_model, load_scheduler
 from shd_vit.lab.diffusion.state import cut_log, forget_state, load_state, save_state
+from shd_vit.pairing.start import initialise_from_teacher
 
 LOG = 'log.jsonl'
 METRICS = 'metrics.json'
+INITIALISE = 'initialise_from_teacher'
 SEEN = 1024  # samples, by losses that look at the teacher first
 
 
@@ -252,12 +254,18 @@ def build_distiller(recipe: Recipe) -> DiffusionDistiller:
     Raises:
         ConfigError: If they do not go together.
     """
-    student = build_model(recipe.model)
+    options = dict(recipe.model)
+    layers = options.pop(INITIALISE, None)
+    student = build_model(options)
     try:
         scheduler = DDPMScheduler(**recipe.scheduler)
     except TypeError as error:
         raise ConfigError(f'scheduler: {error}') from None
     teacher = None if recipe.teacher is None else load_model(recipe.teacher)
+    if layers is not None:
+        if teacher is None:
+            raise ConfigError(f'model.{INITIALISE}={layers!r} needs a teacher')
+        initialise_from_teacher(student, teacher, layers)
     passes = [Pass()]
     if recipe.passes is not None:
         options = dict(recipe.passes)

@@ -36,7 +36,10 @@ def test_chosen_layers_are_copied_and_others_left():
     'student, message',
     [
         (gpt2, 'the student is a GPT2LMHeadModel, the teacher a LlamaForCausalLM'),
-        (lambda: llama(heads=4), 'the student has 4 heads a layer, the teacher 2: choose them'),
+        (
+            lambda: llama(heads=4),
+            'the student has 4 heads a layer, the teacher 2: give both as many',
+        ),
         (lambda: llama(vocabulary=60), r'embed_tokens.weight of the student is \(60, 16\)'),
     ],
 )

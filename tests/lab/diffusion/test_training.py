@@ -228,6 +228,35 @@ def test_a_teacher_of_another_schedule_is_refused(data, teacher, tmp_path):
     assert build_distiller(read_recipe(path)).teacher.config.num_attention_heads == 4
 
 
+def test_a_student_starts_from_blocks_of_its_teacher(data, teacher, tmp_path):
+    """Of the teacher's width; embeddings and the last layer are the teacher's as well."""
+    path = write_recipe(tmp_path / 'r.yaml', data, heads=4, teacher=str(teacher))
+    one = ['model.num_layers=1']
+    made = build_distiller(read_recipe(path, [*one, 'model.initialise_from_teacher=[[1, 2]]']))
+    student, source = made.student, made.teacher
+    assert_close(
+        student.transformer_blocks[0].state_dict(), source.transformer_blocks[1].state_dict(),
+        rtol=0, atol=0,
+    )  # fmt: skip
+    assert torch.equal(student.proj_out_2.weight, source.proj_out_2.weight)
+    assert not torch.equal(
+        student.transformer_blocks[0].ff.net[2].weight,
+        source.transformer_blocks[0].ff.net[2].weight,
+    )
+    whole = build_distiller(read_recipe(path, ['model.initialise_from_teacher=uniform']))
+    x, t, y = torch.randn(2, 1, 28, 28), torch.tensor([3, 500]), torch.tensor([1, 10])
+    with torch.no_grad():
+        outputs = [m.eval()(x, t, y).sample for m in (whole.student, whole.teacher)]
+    assert torch.equal(*outputs), 'all blocks make it the teacher'
+    for change, message in (
+        (['model.num_attention_heads=2'], 'the student has 2 heads a layer, the teacher 4'),
+        (['model.attention_head_dim=8'], 'only parameters of one shape can be copied'),
+        (['teacher=null'], "initialise_from_teacher='last' needs a teacher"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build_distiller(read_recipe(path, ['model.initialise_from_teacher=last', *change]))
+
+
 def test_state_of_another_recipe_is_refused(data, tmp_path):
     path = write_recipe(tmp_path / 'r.yaml', data)
     trainer = Trainer(read_recipe(path), tmp_path / 'o', cpu=True)
