@@ -15,9 +15,6 @@ from shd_vit.lab.language.students import make_student
 from shd_vit.lab.language.tables import comparison_table, text_table
 from shd_vit.lab.language.trainers import kind_of, make_arguments
 from shd_vit.lab.report import read_json
-from shd_vit.lab.study.jobs import make_cells
-from shd_vit.lab.study.launch import Launcher
-from shd_vit.lab.study.plan import read_study
 from shd_vit.taps import Anatomy
 
 CONFIGS = Path(__file__).parents[3] / 'configs/lm'
@@ -94,24 +91,6 @@ def test_shd_squeezes_the_heads_of_gpt2_and_takes_those_of_the_llama(name, heads
     assert tuple(anatomy.heads[0] for anatomy in anatomies) == heads
     assert loss.pairs == list(enumerate(layers, 1)) and loss.weight == 1.0
     assert teacher_of(path, settings, 1).config.num_attention_heads == heads[0]
-
-
-def test_the_study_can_be_run(tmp_path):
-    study = read_study(CONFIGS / 'small/study.yaml')
-    cells = make_cells(study, tmp_path, Launcher('none', 1, tmp_path))
-    assert len(cells) == 9 * 3 + 6
-    seen = set()
-    for cell in cells:
-        words = cell.job.command(cell.folder, cell.seed, Launcher('none', 1, tmp_path))
-        assert words[:2] == ['python', 'tools/lm_train.py'] and words[-1] == '--resume'
-        overrides = [*words[3:-1]]
-        settings = read_settings(CONFIGS.parents[1] / words[2], overrides)
-        assert settings.arguments['output_dir'] == str(cell.folder)
-        assert settings.arguments['seed'] == cell.seed
-        for name, loss in settings.losses.items():
-            build_loss(name, loss)
-        seen.add((cell.row.name, str(settings.losses), settings.attention_teacher))
-    assert len({(losses, teacher) for _, losses, teacher in seen}) == 15, 'every row is another'
 
 
 def test_one_table_of_two_evaluations(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,9 @@ from shd_vit.lab.language.train import train
 from shd_vit.lab.language.trainers import kind_of, make_arguments
 
 CONFIGS = Path(__file__).parents[3] / 'configs/lm/minillm'
-WHOLE = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob('[!_]*.yaml'))
+STUDIES = ('study', 'tuning')
+FILES = [p for p in CONFIGS.rglob('[!_]*.yaml') if p.stem not in STUDIES]
+WHOLE = sorted(p.relative_to(CONFIGS).as_posix() for p in FILES)
 FEW = ('max_steps=1', 'per_device_train_batch_size=4', 'logging_steps=1')
 PAPER = ('gpt2_base', 'gpt2_medium', 'gpt2_large', 'llama_7b')
 
