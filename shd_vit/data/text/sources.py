@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shd_vit.data.packages import Package
 from shd_vit.data.text import archives
 from shd_vit.data.text.archives import Document
-from shd_vit.data.text.packages import Package
 from shd_vit.errors import ConfigError, DatasetError
 
 

@@ -13,7 +13,7 @@ from email.message import Message
 from pathlib import Path
 from typing import NamedTuple
 
-from shd_vit.data.text.packages import Package
+from shd_vit.data.packages import Package
 from shd_vit.data.text.sources import STDLIB
 from shd_vit.errors import DatasetError
 

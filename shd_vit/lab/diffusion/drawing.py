@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,14 +144,24 @@ def _decoder(folder: str, device: torch.device) -> Any:
     return decode
 
 
-def save_samples(path: Path, images: Tensor, labels: Tensor) -> None:
-    """Pictures (n, h, w, channels) and labels as .npz, in the form that ADM's evaluator reads."""
+def save_samples(
+    path: Path, images: Tensor, labels: Tensor, classes: Sequence[str] | None = None
+) -> None:
+    """Pictures (n, h, w, channels) and labels as .npz, in the form that ADM's evaluator reads.
+
+    Args:
+        path: Of the file.
+        images: uint8.
+        labels: (n,).
+        classes: Names of the labels, which go into the file too.
+    """
+    names: dict[str, Any] = {} if classes is None else {'classes': np.array(classes)}
     with write_whole(path) as part, open(part, 'wb') as file:
-        np.savez(file, arr_0=images.numpy(), arr_1=labels.numpy())
+        np.savez(file, arr_0=images.numpy(), arr_1=labels.numpy(), **names)
 
 
 def load_samples(path: str | Path) -> tuple[Tensor, Tensor | None]:
-    """What :func:`save_samples` wrote.
+    """What :func:`save_samples` wrote, or ADM's reference files hold.
 
     Raises:
         DatasetError: If it is no such file.
@@ -169,7 +180,7 @@ def load_samples(path: str | Path) -> tuple[Tensor, Tensor | None]:
 
 
 def picture(
-    path: Path, drawn: dict[str, tuple[Tensor, Tensor]], names: tuple[str, ...] | None, columns: int
+    path: Path, drawn: dict[str, tuple[Tensor, Tensor]], names: Sequence[str] | None, columns: int
 ) -> None:
     """A row a class, a block of columns a model: pictures in one place are of the same noise.
 

