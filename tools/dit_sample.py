@@ -17,15 +17,15 @@ import torch
 
 from shd_vit.command import run_tool
 from shd_vit.errors import ConfigError
-from shd_vit.lab.diffusion.data import CLASSES
 from shd_vit.lab.diffusion.drawing import (
     SAMPLERS,
     Drawing,
+    class_names,
     draw,
     load_trained,
     picture,
-    save_samples,
 )
+from shd_vit.lab.diffusion.samples import save_samples
 
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -65,10 +65,10 @@ def main() -> None:
     for name, folder in models.items():
         model, scheduler = load_trained(folder, device)
         drawn[name] = images, labels = draw(model, scheduler, how, device, precision, name)
-        save_samples(out / f'{name}.npz', images, labels)
+        names = class_names(folder)
+        save_samples(out / f'{name}.npz', images, labels, names)
         print(f'{out / name}.npz: {len(images):,} pictures {tuple(images.shape[1:])}')
-    is_fashion = tuple(images.shape[1:]) == (28, 28, 1) and int(labels.max()) == 9
-    picture(out / 'pictures.png', drawn, CLASSES if is_fashion else None, how.show)
+    picture(out / 'pictures.png', drawn, names, how.show)
     print(out / 'pictures.png')
 
 

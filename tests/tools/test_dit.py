@@ -14,9 +14,9 @@ from torch.testing import assert_close
 
 from shd_vit.errors import ConfigError, DatasetError
 from shd_vit.lab.diffusion.data import CLASSES
-from shd_vit.lab.diffusion.drawing import load_samples
 from shd_vit.lab.diffusion.encoding import centre_crop
 from shd_vit.lab.diffusion.recipe import build_model, read_recipe
+from shd_vit.lab.diffusion.samples import load_samples
 
 
 def test_from_training_to_scores(tmp_path, monkeypatch, capsys):
@@ -67,7 +67,7 @@ def test_from_training_to_scores(tmp_path, monkeypatch, capsys):
         ('dit_sample', ['out', 'a/b=model'], "'a/b=model' must be NAME=FOLDER"),
         ('dit_sample', ['out', 'a=b', '--per-class', '0'], 'pictures.per_class=0'),
         ('dit_sample', ['out', 'a=/nowhere'], '/nowhere holds no model'),
-        ('dit_evaluate', ['a.npz'], 'give one of fashion_mnist and inception'),
+        ('dit_evaluate', ['a.npz'], 'give one of fashion_mnist, inception, efficientnet'),
         ('dit_evaluate', ['a.npz', '--fashion-mnist', 'data'], 'a.npz is no .npz of samples'),
         ('dit_latents', ['/nowhere', 'vae', 'out'], '/nowhere'),
         ('dit_latents', ['a', 'b', 'c', '--size', '0'], '--size=0'),

@@ -16,7 +16,8 @@ import torch
 from shd_vit.command import run_tool
 from shd_vit.data.emoji import CATEGORIES, EMOJI, read_emoji
 from shd_vit.errors import check_number
-from shd_vit.lab.diffusion.drawing import picture, save_samples
+from shd_vit.lab.diffusion.drawing import picture
+from shd_vit.lab.diffusion.samples import save_samples
 from shd_vit.lab.report import show
 
 

@@ -1,4 +1,4 @@
-"""What is learned to draw: Fashion-MNIST in pixels, or latents that were encoded once."""
+"""What is learned to draw: pictures in pixels, or latents that were encoded once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shd_vit.errors import ConfigError, DatasetError
+from shd_vit.lab.diffusion.samples import load_samples
 
 DEBIAN = '/usr/share/datasets/fashion-mnist'  # of the package dataset-fashion-mnist
 CLASSES = (
@@ -24,10 +25,12 @@ class Data(NamedTuple):
     Attributes:
         samples: (n, C, h, w): uint8 pixels, or latents as they are diffused.
         labels: (n,).
+        classes: Names of the labels; empty where they have none.
     """
 
     samples: Tensor
     labels: Tensor
+    classes: tuple[str, ...] = ()
 
     def batch(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Float samples, pixels in [-1, 1], and labels of some rows."""
@@ -38,7 +41,7 @@ class Data(NamedTuple):
 
 
 def read_data(cfg: dict[str, Any], is_training: bool = True) -> Data:
-    """Data by ``type``: 'fashion_mnist' with ``root``, or 'latents' with ``path``.
+    """Data by ``type``: 'fashion_mnist' with ``root``, 'pictures' or 'latents' with ``path``.
 
     Raises:
         ConfigError: If the type, or a field, is unknown.
@@ -46,7 +49,7 @@ def read_data(cfg: dict[str, Any], is_training: bool = True) -> Data:
     """
     options = dict(cfg)
     kind = options.pop('type')
-    readers: dict[str, Any] = dict(fashion_mnist=fashion_mnist, latents=latents)
+    readers: dict[str, Any] = dict(fashion_mnist=fashion_mnist, pictures=pictures, latents=latents)
     if kind not in readers:
         raise ConfigError(f'data.type={kind!r} must be one of {", ".join(readers)}')
     try:
@@ -69,7 +72,17 @@ def fashion_mnist(root: str = 'data/fashion_mnist', is_training: bool = True) ->
     )
     if len(images) != len(labels):
         raise DatasetError(f'{root}: {len(images)} images, {len(labels)} labels')
-    return Data(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
+    return Data(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long(), CLASSES)
+
+
+def pictures(path: str, is_training: bool = True) -> Data:
+    """Pictures with labels of an .npz, as :func:`load_samples` reads it; names, if it has some."""
+    images, labels = load_samples(path)
+    if labels is None:
+        raise DatasetError(f'{path} has no classes (arr_1)')
+    with np.load(path) as arrays:
+        classes = tuple(map(str, arrays['classes'])) if 'classes' in arrays else ()
+    return Data(images.permute(0, 3, 1, 2).contiguous(), labels.long(), classes)
 
 
 def latents(path: str, is_training: bool = True) -> Data:
@@ -85,7 +98,8 @@ def latents(path: str, is_training: bool = True) -> Data:
         raise DatasetError(f'{path}: {error}; tools/dit_latents.py writes latents') from None
     if len(arrays[0]) != len(arrays[1]):
         raise DatasetError(f'{path}: {len(arrays[0])} latents, {len(arrays[1])} labels')
-    return Data(*(torch.from_numpy(array) for array in arrays))
+    samples, labels = map(torch.from_numpy, arrays)
+    return Data(samples, labels)
 
 
 def _find(name: str, root: str) -> Path:

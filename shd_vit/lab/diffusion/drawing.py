@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shd_vit.errors import ConfigError, DatasetError, check_number
+from shd_vit.errors import ConfigError, check_number
 from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers.checks import fact
 from shd_vit.hosts.diffusers.labels import count_labels
 from shd_vit.hosts.diffusers.sampling import Guidance, in_batches, sample
 from shd_vit.lab.diffusion.recipe import load_model, load_scheduler
 from shd_vit.lab.figures import pyplot
+from shd_vit.lab.report import read_json
 
+CLASSES = 'classes.json'
 SAMPLERS = dict(ddpm=DDPMScheduler, ddim=DDIMScheduler)
 
 
@@ -129,6 +130,12 @@ def load_trained(folder: str, device: torch.device) -> tuple[nn.Module, Any]:
     return model, scheduler
 
 
+def class_names(folder: str) -> list[str] | None:
+    """Names of the labels of a trained model, if it was left some."""
+    path = Path(folder, CLASSES)
+    return read_json(path) if path.is_file() else None
+
+
 def to_bytes(x: Tensor) -> Tensor:
     """Pixels in [-1, 1] as uint8."""
     return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -144,41 +151,6 @@ def _decoder(folder: str, device: torch.device) -> Any:
     return decode
 
 
-def save_samples(
-    path: Path, images: Tensor, labels: Tensor, classes: Sequence[str] | None = None
-) -> None:
-    """Pictures (n, h, w, channels) and labels as .npz, in the form that ADM's evaluator reads.
-
-    Args:
-        path: Of the file.
-        images: uint8.
-        labels: (n,).
-        classes: Names of the labels, which go into the file too.
-    """
-    names: dict[str, Any] = {} if classes is None else {'classes': np.array(classes)}
-    with write_whole(path) as part, open(part, 'wb') as file:
-        np.savez(file, arr_0=images.numpy(), arr_1=labels.numpy(), **names)
-
-
-def load_samples(path: str | Path) -> tuple[Tensor, Tensor | None]:
-    """What :func:`save_samples` wrote, or ADM's reference files hold.
-
-    Raises:
-        DatasetError: If it is no such file.
-    """
-    try:
-        with np.load(path) as arrays:
-            images = arrays['arr_0']
-            labels = torch.from_numpy(arrays['arr_1']) if 'arr_1' in arrays else None
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f'{path} is no .npz of samples (arr_0): {error}') from None
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise DatasetError(
-            f'{path}: arr_0 is {images.dtype} {images.shape}, expected uint8 (n, h, w, 1 or 3)'
-        )
-    return torch.from_numpy(images), labels
-
-
 def picture(
     path: Path, drawn: dict[str, tuple[Tensor, Tensor]], names: Sequence[str] | None, columns: int
 ) -> None:
@@ -191,7 +163,8 @@ def picture(
         columns: Pictures of a class to show.
     """
     plt = pyplot()
-    classes = next(iter(drawn.values()))[1].unique().tolist()
+    labelled = [set(labels.tolist()) for _, labels in drawn.values()]
+    classes = sorted(set.intersection(*labelled))
     fewest = min(int(labels.bincount()[classes].min()) for _, labels in drawn.values())
     side, columns = 0.34, min(columns, fewest)
     figure, axes = plt.subplots(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from shd_vit.errors import check_number
-from shd_vit.lab.diffusion.data import CLASSES
-from shd_vit.lab.diffusion.drawing import Drawing, draw, picture, save_samples
+from shd_vit.lab.diffusion.drawing import Drawing, draw, picture
+from shd_vit.lab.diffusion.samples import save_samples
 from shd_vit.lab.diffusion.scores import Scoring, score_all
 from shd_vit.lab.figures import COLORS, pyplot
 from shd_vit.lab.settings import build
@@ -33,6 +33,7 @@ class Gallery:
         pictures: Fields of :class:`Drawing`, and ``every``: after so many steps, and at the end.
         scores: Fields of :class:`Scoring`; empty scores nothing.
         scheduler: Of the training.
+        classes: Names of the labels; empty numbers them.
         teacher: Shown beside the student; None: nothing is.
         device: To draw on.
 
@@ -46,6 +47,7 @@ class Gallery:
         pictures: dict[str, Any],
         scores: dict[str, Any],
         scheduler: Any,
+        classes: tuple[str, ...],
         teacher: nn.Module | None,
         device: torch.device,
     ) -> None:
@@ -55,7 +57,7 @@ class Gallery:
         self.how = build(Drawing, options, 'pictures')
         self.scoring = build(Scoring, scores, 'scores') if scores else None
         self.folder, self.scheduler, self.device = folder, scheduler, device
-        self.teacher = teacher
+        self.teacher, self.classes = teacher, classes
         self.taught: tuple[Tensor, Tensor] | None = None
 
     def is_due(self, step: int) -> bool:
@@ -68,10 +70,9 @@ class Gallery:
         drawn = {} if self.taught is None else {'teacher': self.taught}
         drawn['student' if drawn else 'model'] = images, labels = self._draw(model, f'step {step}')
         (self.folder / PICTURES).mkdir(exist_ok=True)
-        is_fashion = tuple(images.shape[1:]) == (28, 28, 1) and int(labels.max()) == 9
-        names = CLASSES if is_fashion else None
-        picture(self.folder / PICTURES / f'{step:06}.png', drawn, names, self.how.show)
-        save_samples(self.folder / SAMPLES, images, labels)
+        classes = self.classes or None
+        picture(self.folder / PICTURES / f'{step:06}.png', drawn, classes, self.how.show)
+        save_samples(self.folder / SAMPLES, images, labels, classes)
         return images
 
     def scores(self, images: Tensor) -> dict[str, float]:

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
 from shd_vit.errors import ConfigError, check_number
+from shd_vit.lab.diffusion import efficientnet, features
 from shd_vit.lab.diffusion.data import fashion_mnist
-from shd_vit.lab.diffusion.drawing import load_samples
-from shd_vit.lab.diffusion.features import NAME, register, trained_classifier
+from shd_vit.lab.diffusion.samples import load_samples
 
 INCEPTION = 'inception-v3-compat'
 # By torch-fidelity's names, in the order of tables.
@@ -25,6 +25,7 @@ COLUMNS = {
     'precision': 'precision',
     'recall': 'recall',
 }
+FEATURES = ('fashion_mnist', 'inception', 'efficientnet')  # fields of Scoring
 LEAST = 50  # pictures, under which no score says anything
 
 
@@ -55,7 +56,8 @@ def score(
     Args:
         images: uint8 (n, h, w, channels), drawn.
         reference: Likewise, real.
-        extractor: 'fashion-mnist-cnn' (ours), or one of torch-fidelity, as 'inception-v3-compat'.
+        extractor: 'fashion-mnist-cnn' (ours), 'efficientnet-lite0', or one of torch-fidelity, as
+            'inception-v3-compat'.
         weights: The extractor's file.
         k: Of the nearest neighbours of precision and recall.
 
@@ -69,10 +71,10 @@ def score(
     count = min(len(images), len(reference))
     if count < LEAST:
         raise ConfigError(f'{count} pictures are too few to score: at least {LEAST}')
-    register()
-    is_ours = extractor == NAME
-    channels = 1 if is_ours else 3
-    layers = {} if is_ours else dict(feature_layer_prc='2048')  # ADM's, not VGG's
+    features.register()
+    efficientnet.register()
+    channels = 1 if extractor == features.NAME else 3
+    layers = dict(feature_layer_prc='2048') if extractor == INCEPTION else {}  # ADM's, not VGG's
     found: dict[str, Any] = calculate_metrics(
         input1=Pictures(images, channels),
         input2=Pictures(reference, channels),
@@ -104,29 +106,60 @@ class Scoring:
         classifier: That classifier's file, which is trained if it is missing.
         epochs: To train it.
         inception: torch-fidelity's Inception, a file: in its features.
-        reference: Real pictures to go with it, an .npz as ADM's.
+        efficientnet: EfficientNet-Lite0, a file, or 'installed' for that of the package: in its
+            features.
+        reference: Real pictures to go with these two, an .npz as ADM's.
+        real: Other real pictures, whose scores are the floor; None takes some of the reference.
         reference_size: How many real pictures.
 
     Raises:
-        ConfigError: If it is not one of both.
+        ConfigError: If it is not one of the three, or a file is missing.
     """
 
     fashion_mnist: str | None = None
     classifier: str = 'work_dirs/dit/classifier.safetensors'
     epochs: int = 3
     inception: str | None = None
+    efficientnet: str | None = None
     reference: str | None = None
+    real: str | None = None
     reference_size: int = 10_000
 
     def __post_init__(self) -> None:
-        if (self.fashion_mnist is None) == (self.inception is None):
-            raise ConfigError('give one of fashion_mnist and inception, to score in features of')
-        if self.inception is not None and (
-            self.reference is None or not Path(self.inception).is_file()
-        ):
-            raise ConfigError(f'inception={self.inception!r} must be a file; give reference too')
+        given = [name for name in FEATURES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ConfigError(f'give one of {", ".join(FEATURES)}, to score in features of')
+        if given != ['fashion_mnist'] and self.reference is None:
+            raise ConfigError(f'{given[0]} needs a reference, real pictures in an .npz')
+        if self.inception is not None and not Path(self.inception).is_file():
+            raise ConfigError(f'inception={self.inception!r} must be a file')
+        if self.efficientnet is not None:
+            efficientnet.weights_file(self.efficientnet)
         for name in ('epochs', 'reference_size'):
             check_number(name, getattr(self, name), positive=True, whole=True)
+
+    def extractor(self) -> tuple[str, str, str]:
+        """What tables call the features, the extractor's name, and its file."""
+        if self.fashion_mnist is not None:
+            path = Path(self.classifier)
+            called = features.trained_classifier(path, self.fashion_mnist, self.epochs)
+            return called, features.NAME, self.classifier
+        if self.efficientnet is not None:
+            path = efficientnet.weights_file(self.efficientnet)
+            return efficientnet.describe(path), efficientnet.NAME, str(path)
+        return INCEPTION, INCEPTION, str(self.inception)
+
+    def pictures(self, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` real pictures, the floor, and the others."""
+        if self.fashion_mnist is not None:
+            return of_fashion_mnist(self.fashion_mnist, count, self.reference_size)
+        reference = load_samples(str(self.reference))[0]
+        if self.real is None:
+            return halves(reference, count, self.reference_size)
+        real = load_samples(self.real)[0]
+        _check_left(len(real), count)
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
+        return real[order[:count]], reference[: self.reference_size]
 
 
 def score_all(
@@ -147,21 +180,16 @@ def score_all(
     counts = {len(images) for images in drawn.values()}
     if len(counts) > 1:
         raise ConfigError(f'{sorted(counts)} pictures: scores of different numbers do not compare')
-    count, size = counts.pop(), how.reference_size
-    if how.fashion_mnist is not None:
-        features = trained_classifier(Path(how.classifier), how.fashion_mnist, how.epochs)
-        extractor, weights = NAME, how.classifier
-        floor, reference = of_fashion_mnist(how.fashion_mnist, count, size)
-    else:
-        features, extractor, weights = INCEPTION, INCEPTION, str(how.inception)
-        floor, reference = halves(load_samples(str(how.reference))[0], count, size)
+    count = counts.pop()
+    called, extractor, weights = how.extractor()
+    floor, reference = how.pictures(count)
     shown = {'real': floor, **drawn}
     rows = {name: score(images, reference, extractor, weights) for name, images in shown.items()}
     caption = (
-        f'{count:,} pictures against {len(reference):,} real ones, in features of {features}; '
+        f'{count:,} pictures against {len(reference):,} real ones, in features of {called}; '
         'the row of real pictures is the floor'
     )
-    return rows, features, caption
+    return rows, called, caption
 
 
 def of_fashion_mnist(root: str, count: int, size: int) -> tuple[Tensor, Tensor]:

@@ -26,9 +26,11 @@ from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers import DiffusionDistiller, Pass
 from shd_vit.hosts.diffusers.sampling import in_batches
 from shd_vit.lab.diffusion.data import Data, read_data
+from shd_vit.lab.diffusion.drawing import CLASSES
 from shd_vit.lab.diffusion.gallery import CURVES, Gallery, draw_curves
 from shd_vit.lab.diffusion.recipe import Recipe, build_model, find, load_model, load_scheduler
 from shd_vit.lab.diffusion.state import cut_log, forget_state, load_state, save_state
+from shd_vit.lab.report import write_json
 from shd_vit.pairing.start import initialise_from_teacher
 
 LOG = 'log.jsonl'
@@ -40,9 +42,10 @@ SEEN = 1024  # samples, by losses that look at the teacher first
 class Trainer:
     """Trains what a recipe says, into a folder.
 
-    The folder gets the averaged weights in ``model`` (``save_pretrained``), ``scheduler``, a log of
-    terms a line in ``log.jsonl``, ``metrics.json`` at the end, and ``state`` to go on from; with
-    ``pictures`` in the recipe also those, ``samples.npz`` of the last, and ``log.svg``.
+    The folder gets the averaged weights in ``model`` (``save_pretrained``), ``scheduler``, names of
+    classes in ``classes.json`` where they have some, a log of terms a line in ``log.jsonl``,
+    ``metrics.json`` at the end, and ``state`` to go on from; with ``pictures`` in the recipe also
+    those, ``samples.npz`` of the last, and ``log.svg``.
 
     Args:
         recipe: What to train.
@@ -81,6 +84,7 @@ class Trainer:
                 recipe.pictures,
                 recipe.scores,
                 self.distiller.denoising.scheduler,
+                self.data.classes,
                 self.distiller.teacher,
                 self.accelerator.device,
             )
@@ -213,6 +217,8 @@ class Trainer:
         """Save the model, and draw what is to be shown of it; scores of the pictures."""
         self.student.save_pretrained(str(self.folder / 'model'))
         self.distiller.denoising.scheduler.save_pretrained(str(self.folder / 'scheduler'))
+        if self.data.classes:
+            write_json(list(self.data.classes), self.folder / CLASSES)
         if self.gallery is None:
             return {}
         draw_curves(self.folder / LOG, self.folder / CURVES)

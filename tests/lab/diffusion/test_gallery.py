@@ -10,9 +10,9 @@ from PIL import Image
 from tooling import run_tool
 
 from shd_vit.errors import ConfigError
-from shd_vit.lab.diffusion.drawing import load_samples
 from shd_vit.lab.diffusion.gallery import draw_curves
 from shd_vit.lab.diffusion.recipe import read_recipe
+from shd_vit.lab.diffusion.samples import load_samples
 from shd_vit.lab.diffusion.training import Trainer
 
 PICTURES = dict(per_class=6, steps=3, every=2, show=2, seed=4)
@@ -36,6 +36,7 @@ def test_pictures_of_a_run_change_nothing_of_it_and_are_scored(data, tmp_path, m
     assert sorted(path.name for path in (run / 'pictures').iterdir()) == [
         '000002.png', '000004.png', '000006.png',
     ]  # fmt: skip
+    assert json.loads((run / 'classes.json').read_text())[0] == 'T-shirt'
     assert (run / 'log.svg').read_text().count('mse') >= 1
 
     images, labels = load_samples(run / 'samples.npz')
@@ -73,9 +74,12 @@ def test_pictures_of_a_run_change_nothing_of_it_and_are_scored(data, tmp_path, m
         (dict(pictures=3), 'pictures=3 must be fields'),
         (dict(scores=dict(fashion_mnist='x')), 'scores are of pictures: give that section too'),
         (dict(pictures=dict(steps=3), scores=dict(root='x')), 'scores.root is unknown'),
-        (dict(pictures=dict(steps=3), scores=dict(epochs=3)), 'give one of fashion_mnist and'),
         (
-            dict(pictures=dict(steps=3), scores=dict(inception='no')),
+            dict(pictures=dict(steps=3), scores=dict(epochs=3)),
+            'give one of fashion_mnist',
+        ),
+        (
+            dict(pictures=dict(steps=3), scores=dict(inception='no', reference='x')),
             "'no' must be a file",
         ),
     ],

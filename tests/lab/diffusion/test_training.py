@@ -180,7 +180,7 @@ def test_damaged_data_is_named(damage, message, tmp_path, monkeypatch):
         ('training.steps', "'training.steps' must be KEY=VALUE"),
         ('losses.shd.beta=2', 'losses.shd needs a teacher'),
         ('model=DiT', "model='DiT' must be fields"),
-        ('data.type=cifar', r"data.type='cifar' must be one of fashion_mnist, latents"),
+        ('data.type=cifar', r"data.type='cifar' must be one of fashion_mnist, pictures, latents"),
         ('data.path=x', 'data of type fashion_mnist: .*path'),
         ('model.type=Linear', "type='Linear' must be a class of diffusers or one of MDTv2Model"),
         ('model.heads=2', 'model: .*heads'),
