@@ -31,8 +31,7 @@ train shd '3/4 Student distilled: SHD and output' "teacher=$out/teacher" "$@"
 
 printf '\n== 4/4 Pictures and scores\n'
 python tools/dit_sample.py "$out/samples" "teacher=$out/teacher" "student=$out/student" \
-    "shd=$out/shd" --per-class "${PER_CLASS:-100}" --sampler ddim --steps 25 --show 10 \
-    --precision bf16
+    "shd=$out/shd" --per-class "${PER_CLASS:-100}" --sampler ddim --steps 25 --show 10
 python tools/dit_evaluate.py "$out"/samples/{teacher,student,shd}.npz --fashion-mnist "$data" \
     --classifier "$out/classifier.safetensors" --out "$out/scores.json"
 printf '\nPictures of all three: %s\n' "$out/samples/pictures.png"

@@ -14,8 +14,9 @@ from shd_vit.data.text.tokens import Chunks, TokenFile
 from shd_vit.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLoss, ShdVitError
 from shd_vit.lab.language import train as training
 from shd_vit.lab.language.rows import sequences
-from shd_vit.lab.language.settings import Settings, merge
+from shd_vit.lab.language.settings import Settings
 from shd_vit.lab.language.trainers import TRAINERS, kind_of
+from shd_vit.lab.settings import merge
 
 LLAMA = dict(
     type='LlamaConfig',
