@@ -50,7 +50,8 @@ class Turns(TrainerCallback):
         self._trainer = trainer
         trainer.add_callback(self)
         # A daemon: an error of another training ends the process.
-        threading.Thread(target=self._train, daemon=True).start()
+        self._thread = threading.Thread(target=self._train, daemon=True)
+        self._thread.start()
 
     def __call__(self) -> None:
         """A turn, from its first step to the end of its last."""
@@ -58,6 +59,10 @@ class Turns(TrainerCallback):
         self._done.acquire()
         if self._error:
             raise self._error
+
+    def join(self) -> None:
+        """Wait for the end of a training that has had all of its steps."""
+        self._thread.join()
 
     def _train(self) -> None:
         try:
@@ -98,6 +103,8 @@ def measure(
         for _ in track(range(rounds + 1), 'turns', transient=True):
             for turn in turns.values():
                 turn()
+        for turn in turns.values():
+            turn.join()
     means = {  # a turn has steps of several kinds
         name: [sum(turn.seconds[n : n + steps]) / steps for n in range(steps, count, steps)]
         for name, turn in turns.items()
@@ -121,14 +128,14 @@ def peak_of(settings: Settings, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         turn = Turns(_trainer(settings, folder, 2 * steps), steps)
         turn()  # the optimiser's state is there, and what compiles has
-        if not torch.cuda.is_available():
-            before = start_of_peak()
-            turn()
-            return peak() - before
-        torch.cuda.reset_peak_memory_stats()
-        allocated = torch.cuda.memory_allocated()
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / MIB if on_gpu else start_of_peak()
         turn()
-        return (torch.cuda.max_memory_allocated() - allocated) / MIB
+        found = torch.cuda.max_memory_allocated() / MIB if on_gpu else peak()
+        turn.join()  # what is running when Python ends aborts it
+        return found - before
 
 
 def _peak(command: str, steps: int) -> float:
