@@ -3,7 +3,7 @@
 Each training is run by its own trainer, all in one process and in turns: loading, responses where
 it draws them, forward, backward and the optimiser, at a learning rate of 0. Means over a turn,
 medians over turns; the ratio to the first is the median over the turns. The peak is measured in a
-process of its own, over what it has before the steps; on a GPU, of what torch has allocated.
+process of its own, over what it has before the first step; on a GPU, of what torch has allocated.
 
 python tools/analysis/lm_step_time.py MiniLLM=configs/lm/minillm/small/minillm.yaml \\
     '+ SHD=configs/lm/minillm/small/minillm_shd.yaml' \\

@@ -124,14 +124,13 @@ def measure(
 
 
 def peak_of(settings: Settings, steps: int) -> float:
-    """MiB that some steps need over what is there before them: models and optimiser."""
+    """MiB that some steps need over what is there before the first; two turns, in this process."""
     with tempfile.TemporaryDirectory() as folder:
         turn = Turns(_trainer(settings, folder, 2 * steps), steps)
-        turn()  # the optimiser's state is there, and what compiles has
         on_gpu = torch.cuda.is_available()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
+        # A process keeps what it has freed: on a CPU, its first turn tells.
         before = torch.cuda.memory_allocated() / MIB if on_gpu else start_of_peak()
+        turn()
         turn()
         found = torch.cuda.max_memory_allocated() / MIB if on_gpu else peak()
         turn.join()  # what is running when Python ends aborts it
