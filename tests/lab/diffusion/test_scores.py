@@ -36,7 +36,7 @@ def pictures(count, seed, level=0):
 
 
 def features_of(images, path):
-    extractor = FashionFeatures(NAME, ['128', 'logits'], str(path))
+    extractor = FashionFeatures(NAME, ['features', 'logits'], str(path))
     with torch.no_grad():
         return [x.double().numpy() for x in extractor(images.permute(0, 3, 1, 2))]
 
