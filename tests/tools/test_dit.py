@@ -153,6 +153,7 @@ def test_every_config_is_a_recipe_of_models_that_fit():
     for path in (p for p in (ROOT / 'configs/dit').rglob('[!_]*.yaml') if p.stem != 'study'):
         recipe = read_recipe(path)
         assert str(path.relative_to(ROOT)) in path.read_text(), 'its command'
-        assert recipe.training.batch_size in (64, 128, 256), path
+        if path.parent == ROOT / 'configs/dit':
+            assert recipe.training.batch_size == 256, path  # the paper's
     assert len(CLASSES) == 10
     assert load_tool('dit_train').__doc__.startswith('Train a diffusion transformer')
