@@ -16,7 +16,7 @@ class TwoLayers(FeatureExtractorBase):
     """
 
     def two_layers(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} must define two_layers()')
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         found = dict(zip((FEATURES, LOGITS), self.two_layers(input), strict=True))
