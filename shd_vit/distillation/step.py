@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shd_vit.distillation.passing import Distances, PassingPairs
 from shd_vit.distillation.schedule import LossSchedule, LossSchedules
 from shd_vit.distillation.teacher import FrozenTeacher
 from shd_vit.errors import ConfigError, NonFiniteLoss
@@ -21,9 +22,8 @@ class Distillation:
     """Losses between a student and a teacher. A host calls the models, and sums and steps::
 
         d = Distillation(dict(shd=SHDLoss(), nkd=NKDLoss()), student, teacher)
-        taught = d.record_teacher(teacher, images)
         learned = d.record_student(student, images)
-        terms = d.terms(learned, taught, labels)
+        terms = d.teach(learned, labels, teacher, images)
         (own_loss(learned.logits, labels) + sum(terms.values())).backward()
 
     Where somebody else calls both models, it listens::
@@ -59,6 +59,7 @@ class Distillation:
         self.logit_losses = [name for name, (of_student, _) in needs.items() if of_student.logits]
         if self.logit_losses:
             _refuse_other_classes(student, teacher, self.logit_losses[0])
+        self._passing = PassingPairs(losses, {name: n for name, (_, n) in needs.items()})
         self.losses = nn.ModuleDict(losses)
         self.schedules = LossSchedules(dict(schedules or {}))
         self.student_bank = _bank(anatomies[0], [n for n, _ in needs.values()])
@@ -69,16 +70,38 @@ class Distillation:
         """Whether no loss will count any more, so that the teacher need not be run."""
         return all(self.schedules.is_over(name) for name in self.losses)
 
-    def record_teacher(
-        self, call: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> ModelOutput | None:
-        """Run the teacher, by a call that gives its logits; None, and no call, if all is over."""
-        self.schedules.check_is_set()
-        return None if self.is_over else self.teacher(call, *args, **kwargs)
-
     def record_student(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelOutput:
         """Run the student, by a call that gives its logits."""
         return ModelOutput.of(self.student_bank, call, *args, **kwargs)
+
+    def teach(
+        self, student: ModelOutput, target: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Run the teacher, if a loss still counts: every loss, as of :meth:`terms`.
+
+        Losses on maps alone count a pair when the teacher's layer has run, whose queries, keys and
+        values are then let go: not those of all layers are in memory.
+
+        Args:
+            student: With gradients.
+            target: (R,) class indices or (R, C) scores; None where no loss reads it.
+            call: Gives the teacher's logits of the other arguments.
+        """
+        self.schedules.check_is_set()
+        if self.is_over:
+            return self.terms(student, None, target)
+        counting = {n: loss for n, loss in self.losses.items() if not self.schedules.is_over(n)}
+        distances: Distances = {}
+        readers = self._passing.readers(counting, student, distances)
+        teacher = self.teacher.read(readers, call, *args, **kwargs)
+        return self._terms(student, teacher, target, distances)
+
+    def record_teacher(
+        self, call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> ModelOutput | None:
+        """Run the teacher before the student, by a call that gives its logits; or None, if over."""
+        self.schedules.check_is_set()
+        return None if self.is_over else self.teacher(call, *args, **kwargs)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -106,14 +129,23 @@ class Distillation:
             teacher: Without; None if all is over.
             target: (R,) class indices or (R, C) scores; None where no loss reads it.
         """
+        return self._terms(student, teacher, target, {})
+
+    def _terms(
+        self, student: ModelOutput, teacher: ModelOutput | None, target: Any, passed: Distances
+    ) -> dict[str, Tensor]:
+        """The terms, given the distances of pairs that were counted before."""
+        loss: Any
         terms = {}
         for name, loss in self.losses.items():
             if self.schedules.is_over(name):
                 terms[name] = _zero(loss, student)
-            elif teacher is None:
+                continue
+            if teacher is None:
                 raise ValueError(f'{name} is not over: it needs the output of the teacher')
-            else:
-                terms[name] = self.schedules(name, loss(student, teacher, target))
+            known = passed.get(name)
+            value = loss.total(student, teacher, known) if known else loss(student, teacher, target)
+            terms[name] = self.schedules(name, value)
         return terms
 
     def settle(self, outputs: Iterable[ModelOutput]) -> None:
@@ -148,11 +180,21 @@ class Trainable(nn.Module):
         self.distillation = distillation
 
     def forward(
-        self, inputs: Any, teacher: ModelOutput | None, target: Any
+        self, inputs: Any, teacher: ModelOutput | Callable[[Any], Any] | None, target: Any
     ) -> tuple[Any, dict[str, Tensor]]:
-        """The student's logits of ``inputs``, and each loss, weighted."""
-        student = self.distillation.record_student(self.student, inputs)
-        return student.logits, self.distillation.terms(student, teacher, target)
+        """The student's logits of ``inputs``, and each loss, weighted.
+
+        Args:
+            inputs: Of the student.
+            teacher: A call that gives its logits of ``inputs``, for :meth:`Distillation.teach`; or
+                what it left (None if all is over), as a module that is compiled needs it.
+            target: As there.
+        """
+        d = self.distillation
+        student = d.record_student(self.student, inputs)
+        if callable(teacher):
+            return student.logits, d.teach(student, target, teacher, inputs)
+        return student.logits, d.terms(student, teacher, target)
 
 
 def refuse_non_finite(total: Tensor, terms: Mapping[str, Tensor]) -> None:

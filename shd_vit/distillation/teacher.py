@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from shd_vit.pairing import ModelOutput
-from shd_vit.taps import TapBank
+from shd_vit.taps import AttentionTap, TapBank
+from shd_vit.taps.bank import Reader
 
 
 class FrozenTeacher:
@@ -28,11 +29,39 @@ class FrozenTeacher:
         self.model = model.requires_grad_(False).eval()
         self.bank = bank
 
-    @torch.no_grad()  # not inference_mode: its tensors cannot take part in the student's backward
     def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelOutput:
         """What a call, which runs the model and gives its logits, leaves for the losses."""
+        return self.read({}, call, *args, **kwargs)
+
+    @torch.no_grad()  # not inference_mode: its tensors cannot take part in the student's backward
+    def read(
+        self, readers: Mapping[int, Reader], call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> ModelOutput:
+        """The same, of which taps of layers that have a reader go to it alone, as they come."""
+        outside = self._as_outside()
+        passed = {number: outside(reader) for number, reader in readers.items()}
         with self._own_precision():
-            return ModelOutput.of(self.bank, call, *args, **kwargs)
+            with self.bank.record(readers=passed):
+                logits = call(*args, **kwargs)
+            return ModelOutput.recorded(self.bank, logits)
+
+    def _as_outside(self) -> Callable[[Reader], Reader]:
+        """Makes of a reader one with gradients, and with the autocast of now."""
+        device = self._device()
+        dtype, is_on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+
+        def wrap(reader: Reader) -> Reader:
+            def read(tap: AttentionTap) -> None:
+                with torch.enable_grad(), torch.autocast(device, dtype, is_on):
+                    reader(tap)
+
+            return read
+
+        return wrap
+
+    def _device(self) -> str:
+        weight = next(self.model.parameters(), None)
+        return 'cpu' if weight is None else weight.device.type
 
     def _own_precision(self) -> torch.autocast | nullcontext:
         """Autocast off for a model in half precision of another type, whose range may be larger."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -113,14 +113,16 @@ class SHDLoss(PairedLoss):
     def settle(self) -> None:
         self.strategy.settle()
 
-    def forward(self, student: ModelOutput, teacher: ModelOutput, target: Tensor) -> Tensor:
+    def total(
+        self, student: ModelOutput, teacher: ModelOutput, known: Mapping[int, Tensor]
+    ) -> Tensor:
         if not self.is_settled:
             raise ConfigError(
                 f'{type(self.strategy).__name__} must see training images first: use '
                 "DistillRunner, or call observe() with the teacher's output for some batches, then "
                 'settle()'
             )
-        return super().forward(student, teacher, target)
+        return super().total(student, teacher, known)
 
     def of_pair(self, number: int, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         s, t = pair = self.pairs[number]

@@ -29,7 +29,7 @@ class ModelOutput(NamedTuple):
 
     Attributes:
         logits: (R, C), a row a prediction; whatever the model gave where no loss reads it.
-        attention: Taps by layer number.
+        attention: Taps by layer number, without those that were passed on while the model ran.
         tokens: Block outputs by block number or 'final'.
         sequences: How many inputs the rows of logits are from; None if each is from one.
     """
@@ -50,4 +50,5 @@ class ModelOutput(NamedTuple):
     def recorded(cls, bank: TapBank, logits: Any) -> ModelOutput:
         """What a bank has recorded, and the logits of the same forward pass."""
         attention, tokens = bank.collect()
-        return cls(logits, dict(zip(bank.layers, attention, strict=True)), tokens)
+        taps = zip(bank.layers, attention, strict=True)
+        return cls(logits, {number: tap for number, tap in taps if tap is not None}, tokens)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from shd_vit.taps.family import AttentionFamily, bound_arguments
 from shd_vit.taps.projection import check_projection
 from shd_vit.taps.store import Enter, Keep, Recording, Store
 from shd_vit.taps.tap import NO_WEIGHT, AttentionTap, Captured
+
+Reader = Callable[[AttentionTap], None]
 
 
 class TapBank:
@@ -88,18 +91,27 @@ class TapBank:
             ) from None
 
     @contextmanager
-    def record(self, first: bool = False) -> Iterator[None]:
+    def record(
+        self, first: bool = False, readers: Mapping[int, Reader] | None = None
+    ) -> Iterator[None]:
         """Record the one forward pass inside. An exception disarms and empties the bank.
 
         Args:
             first: Record the first of several, instead of refusing the second.
+            readers: By layer number, what is called with its tap when the layer has run. That tap
+                is then forgotten, so that not all are in memory at once; only in code that is
+                compiled are readers not called, and taps left for :meth:`collect`.
         """
         self._store.arm(first)
         try:
             with ExitStack() as stack:
-                for _, attn, family in self._tapped:
-                    if type(family).recording is not AttentionFamily.recording:
-                        stack.enter_context(family.recording(attn))
+                for number, layer in zip(self.layers, self._tapped, strict=True):
+                    if type(layer.family).recording is not AttentionFamily.recording:
+                        stack.enter_context(layer.family.recording(layer.attn))
+                    if readers and number in readers:
+                        pass_on = partial(self._pass_on, number, layer, readers[number])
+                        hook = layer.attn.register_forward_hook(pass_on)
+                        stack.callback(hook.remove)
                 yield
         except BaseException:
             self._store.pop()
@@ -116,8 +128,8 @@ class TapBank:
         """
         recording = self._store.pop()
         try:
-            attention = [
-                self._read(number, layer, recording)
+            attention: list[Any] = [
+                None if number in recording.taken else self._read(number, layer, recording)
                 for number, layer in zip(self.layers, self._tapped, strict=True)
             ]
             tokens = self._outputs.read(recording)
@@ -127,6 +139,13 @@ class TapBank:
                 f'{_compiled_hint(self.anatomy.model)}'
             ) from None
         return Captured(attention, tokens)
+
+    def _pass_on(self, number: int, layer: Layer, reader: Reader, *_: Any) -> None:
+        if torch.compiler.is_compiling() or not self._store.armed:
+            return
+        recording = self._store.take(number)
+        if recording.kept:
+            reader(self._read(number, layer, recording))
 
     def _read(self, number: int, layer: Layer, recording: Recording) -> AttentionTap:
         name, attn, family = layer

@@ -17,11 +17,13 @@ class Recording(NamedTuple):
         kept: What hooks were given, in the order in which they ran.
         with_grad: Whether the model was called with gradients enabled.
         layers_with_grad: Whether gradients were on when each layer ran, by its number.
+        taken: Layers whose part was taken before the pass ended.
     """
 
     kept: dict[Key, Any]
     with_grad: bool
     layers_with_grad: dict[int | str, bool]
+    taken: set[int | str]
 
     def of(self, where: int | str) -> dict[Any, Any]:
         """What was kept under ``where``, by its second key."""
@@ -40,6 +42,7 @@ class Store:
         self.kept: dict[Key, Any] = {}
         self.with_grad: list[bool] = []  # at record(), then at calls of modules around the blocks
         self.layers_with_grad: dict[int | str, bool] = {}
+        self.taken: set[int | str] = set()
 
     def arm(self, first: bool) -> None:
         if self.armed:
@@ -57,7 +60,7 @@ class Store:
             self.with_grad.append(torch.is_grad_enabled())
 
     def keep(self, key: Key, what: Any, again: bool = False) -> None:
-        if key not in self.kept or again:
+        if again or (key not in self.kept and key[0] not in self.taken):
             self.kept[key] = what
             self.layers_with_grad[key[0]] = torch.is_grad_enabled()
         elif not self.first:
@@ -66,11 +69,21 @@ class Store:
                 'them with record(first=True)'
             )
 
+    def take(self, where: int | str) -> Recording:
+        """What a layer has left, which is forgotten here; its next run in this pass is refused."""
+        kept = {key: self.kept.pop(key) for key in list(self.kept) if key[0] == where}
+        if kept:
+            self.taken.add(where)
+        return self._recording(kept)
+
     def pop(self) -> Recording:
-        called = self.with_grad[:2]  # the outermost module is called first
-        recording = Recording(self.kept, all(called), self.layers_with_grad)
+        recording = self._recording(self.kept)
         self._empty()
         return recording
+
+    def _recording(self, kept: dict[Key, Any]) -> Recording:
+        called = self.with_grad[:2]  # the outermost module is called first
+        return Recording(kept, all(called), self.layers_with_grad, self.taken)
 
 
 class Keep:

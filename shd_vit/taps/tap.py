@@ -91,7 +91,8 @@ class Captured(NamedTuple):
     """What one forward pass left in a bank.
 
     Attributes:
-        attention: One tap for each of the bank's ``layers``, in their order.
+        attention: One tap for each of the bank's ``layers``, in their order; None in the place of
+            those that were passed on while the model ran.
         tokens: Outputs of the bank's ``tokens``, by block number or 'final'.
     """
 

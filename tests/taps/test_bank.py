@@ -127,6 +127,18 @@ def test_idle_bank_keeps_nothing_and_collect_pops():
         bank.collect()
 
 
+def test_a_layer_that_runs_twice_is_refused_when_its_first_tap_has_been_passed_on_too():
+    model, seen = timm_vit(), []
+    bank = TapBank(model, layers=[2])
+    with pytest.raises(RuntimeError, match='ran twice'), bank.record(readers={2: seen.append}):
+        model(torch.randn(1, 3, 32, 32))
+        model(torch.randn(1, 3, 32, 32))
+    assert len(seen) == 1 and not model.blocks[1].attn._forward_hooks
+    with bank.record(readers={2: seen.append}):
+        model(torch.randn(1, 3, 32, 32))
+    assert bank.collect().attention == [None] and len(seen) == 2
+
+
 def test_an_exception_disarms_and_empties():
     model = timm_vit()
     bank = TapBank(model)

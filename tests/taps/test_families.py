@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+from functools import partial
 
 import pytest
 import timm
@@ -21,6 +22,23 @@ def tapped(case, bank=None):
     with bank.record():
         output = case.run(case.model)
     return bank.collect().attention, output
+
+
+@pytest.mark.parametrize('name', ZOO)
+def test_a_tap_that_is_passed_on_is_the_one_that_would_be_collected(name):
+    case = ZOO[name]()
+    case.model.eval()
+    bank = TapBank(case.model)
+    torch.manual_seed(5)
+    expected, _ = tapped(case, bank)
+    passed = {}
+    readers = {number: partial(passed.__setitem__, number) for number in bank.layers}
+    torch.manual_seed(5)
+    with bank.record(readers=readers):
+        case.run(case.model)
+    assert list(bank.collect().attention) == [None] * len(bank.layers)
+    for number, tap in zip(bank.layers, expected, strict=True):
+        assert_close(passed[number]._asdict(), tap._asdict(), rtol=0, atol=0)
 
 
 ATTENTION_WEIGHTS = (
@@ -306,3 +324,18 @@ def test_cross_attention_of_torch_is_refused():
     x = torch.randn(2, 5, 24)
     with pytest.raises(UnsupportedAttention, match='cross-attention'):
         tapped(Case(Cross(), lambda model: model(x)))
+
+
+def test_relative_positions_that_are_dropped_at_random_are_refused():
+    """timm's RelPosMlp has a dropout of 0.125, drawn anew at each call."""
+    case = ZOO['timm RelPos ViT']()
+    for block in case.model.train().blocks:
+        block.attn.rel_pos.mlp.drop1.p = 0.125
+    with pytest.raises(UnsupportedAttention, match='relative positions are dropped at random'):
+        tapped(case)
+    for block in case.model.blocks:
+        block.attn.rel_pos.mlp.drop1.p = 0
+    with actual_maps(case.model) as expected:
+        taps, _ = tapped(case)
+    for tap, maps in zip(taps, expected, strict=True):
+        assert_close(maps_of(tap).double(), maps, rtol=1e-5, atol=1e-5)

@@ -179,12 +179,15 @@ class DiffusionDistiller(nn.Module):
         if distillation is None:
             output = self.call(self.student, *inputs, **more)
             return self.denoising.terms(output, latents, noise, noisy, timesteps)
-        taught = distillation.record_teacher(self.call, self.teacher, *inputs, **more)
         learned = distillation.record_student(self.call, self.student, *inputs, **more)
         own = self.denoising.terms(learned.logits, latents, noise, noisy, timesteps)
         channels = latents.shape[1]
-        taught = None if taught is None else _predicted(taught, channels)
-        return own | distillation.terms(_predicted(learned, channels), taught, None)
+
+        def predict() -> Tensor:
+            return _predicted(self.call(self.teacher, *inputs, **more), channels)
+
+        learned = learned._replace(logits=_predicted(learned.logits, channels))
+        return own | distillation.teach(learned, None, predict)
 
     def settle(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Show training batches to the losses that ask for it (SHD's ``head_matching``), once.
@@ -223,6 +226,6 @@ def build_losses(losses: Mapping[str, Any]) -> dict[str, DistillationLoss]:
     return built
 
 
-def _predicted(output: ModelOutput, channels: int) -> ModelOutput:
+def _predicted(output: Tensor, channels: int) -> Tensor:
     """Without the variance, in float32."""
-    return output._replace(logits=split_output(output.logits, channels)[0].float())
+    return split_output(output, channels)[0].float()

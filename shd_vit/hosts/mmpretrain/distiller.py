@@ -146,10 +146,9 @@ class ViTDistiller(BaseModel):
             inputs: (B, 3, h, w), normalised for the student.
             data_samples: With labels, or scores where images were mixed.
         """
-        taught = self.distillation.record_teacher(self.call_teacher, inputs)
         learned = self.distillation.record_student(self.student, inputs)
         losses, target = own_losses(self.student, learned.logits, data_samples)
-        terms = self.distillation.terms(learned, taught, target)
+        terms = self.distillation.teach(learned, target, self.call_teacher, inputs)
         return losses | {f'loss_{name}': term for name, term in terms.items()}
 
     def call_teacher(self, inputs: Tensor) -> Any:

@@ -109,6 +109,7 @@ class SHDDistillationTask(TrainingTask):
         if is_zoos and self.distillation.logit_losses:
             refuse_head_without_weights(teacher, self.distillation.logit_losses[0])
         self.trainable_module: nn.Module = SHDTrainableModule(student_model, self.distillation)
+        self._is_compiled = False
         self.trainable_module.losses.to(self.device, self.dtype)
         self.trainable_module.schedules.to(self.device)
 
@@ -163,7 +164,9 @@ class SHDDistillationTask(TrainingTask):
         Raises:
             NonFiniteLoss: Naming the terms that are not finite.
         """
-        teacher = self.distillation.record_teacher(self.call_teacher, input)
+        teacher: Any = self.call_teacher
+        if self._is_compiled:
+            teacher = self.distillation.record_teacher(teacher, input)
         logits, terms = self.trainable_module(input, teacher, target)
         check_labels(target, logits.shape[1])
         named = {'task_loss': self.criterion(logits, target)}
@@ -194,6 +197,7 @@ class SHDDistillationTask(TrainingTask):
         trainable: Any = self.trainable_module
         self.eval_model: Any = torch.compile(trainable.student, **settings)
         self.trainable_module = cast(nn.Module, torch.compile(trainable, **settings))
+        self._is_compiled = True
         self.teacher.compile(**settings)
         return cast(nn.Module, self.eval_model)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch.nn import Dropout
+
 from shd_vit.taps.families.ops import add_biases, split_heads
 from shd_vit.taps.family import ATTENTION_TAPS, AttentionFamily
 from shd_vit.taps.tap import NO_WEIGHT, AttentionTap
@@ -15,7 +17,15 @@ class RelPosAttention(AttentionFamily):
 
     def read(self, attn, outputs, call):
         v = split_heads(outputs['qkv'], attn.num_heads)[2]
-        own = None if attn.rel_pos is None else attn.rel_pos.get_bias()
+        own = attn.rel_pos
+        if own is not None:
+            if any(isinstance(m, Dropout) and m.training and m.p > 0 for m in own.modules()):
+                self.refuse(
+                    attn,
+                    'in training its relative positions are dropped at random, as they cannot be '
+                    'computed again; set p = 0 in all Dropout of its rel_pos',
+                )
+            own = own.get_bias()
         shared = call.get('shared_rel_pos')
         if attn.fused_attn and own is not None:
             shared = None  # with SDPA the module takes one of them

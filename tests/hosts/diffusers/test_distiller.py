@@ -42,7 +42,7 @@ def test_both_models_get_the_same_noise_timesteps_and_dropped_labels():
     latents, labels = batch(64)
     distiller(latents, labels)
     (first, *given), (second, *same) = spy.given
-    assert (first, second) == (distiller.teacher, distiller.student)
+    assert (first, second) == (distiller.student, distiller.teacher)
     for ours, theirs in zip(given[:3], same[:3], strict=True):
         assert torch.equal(ours, theirs)
     dropped = given[2] == 5
@@ -164,12 +164,12 @@ def test_several_passes_share_timesteps_and_draw_noise_labels_and_more_anew():
     assert list(step.terms) == [
         'whole_mse', 'whole_vb', 'whole_output', 'masked_mse', 'masked_vb', 'masked_shd',
     ]  # fmt: skip
-    assert [model for model, *_ in spy.given] == [distiller.teacher, distiller.student] * 2
-    whole, masked = spy.given[1], spy.given[3]
+    assert [model for model, *_ in spy.given] == [distiller.student, distiller.teacher] * 2
+    whole, masked = spy.given[0], spy.given[2]
     assert torch.equal(whole[2], masked[2]) and not torch.equal(whole[1], masked[1])
-    assert torch.equal(spy.given[2][1], masked[1])
+    assert torch.equal(spy.given[3][1], masked[1])
     assert whole[4] == {} and len(drawn) == 1
-    assert spy.given[2][4]['ids_keep'] is masked[4]['ids_keep'] is drawn[0]
+    assert spy.given[3][4]['ids_keep'] is masked[4]['ids_keep'] is drawn[0]
     step.loss.backward()
 
 
@@ -204,6 +204,7 @@ def test_scheduled_losses_end_and_then_the_teacher_rests():
     with pytest.raises(ConfigError, match='set_epoch'):
         distiller(*batch())
     distiller.set_epoch(1)
+    spy.given.clear()
     distiller(*batch())
     assert len(spy.given) == 2
     distiller.set_epoch(2)
