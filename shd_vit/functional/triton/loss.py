@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +15,11 @@ from shd_vit.functional.attention_loss import StoredGradients, _either, _num_row
 from shd_vit.functional.masks import Mask, ignored_queries, scaled
 from shd_vit.functional.merging import columns_of, group_weights, weigh_linear
 from shd_vit.functional.teacher import TeacherMaps
-from shd_vit.functional.triton import kernels, weighing
+from shd_vit.functional.triton import kernels, weighing, whole
 from shd_vit.functional.triton.sides import (
+    WHOLE,
     Run,
+    are_short,
     blocks_of,
     launch,
     of_dots,
@@ -63,10 +67,31 @@ def streamed_loss(
         ignored = ignored_queries(bias, mask, B, N, M, query.device)
         ignored = _either(ignored, teacher.ignored, B)
         maps_of = teacher.query, teacher.key, teacher.factor, teacher.bias, teacher.mask
-        side = side_of(*maps_of, teacher.dropped)
+        short = _is_short(query, key, teacher, distance, bias, mask)
+        side = side_of(*maps_of, teacher.dropped, wants_sums=not short)
         weights = head_weights(side, teacher, out_proj)
     return _StreamedLoss.apply(
         query, key, side, weights, teacher.sizes, factor, distance, bias, mask, ignored
+    )
+
+
+def _is_short(
+    query: Tensor, key: Tensor, teacher: TeacherMaps, distance: str, bias: Tensor | None, mask: Mask
+) -> bool:
+    """Whether the kernels of whole rows serve all of this."""
+    maps = [query, key, teacher.query, teacher.key]
+    value = teacher.value if max(teacher.sizes) > 1 else None
+    if value is not None:
+        maps.append(value)
+    return (
+        max(teacher.sizes) <= 2
+        and (value is None or teacher.weigh is weigh_linear)
+        and distance == 'kl'
+        and bias is None
+        and teacher.bias is None
+        and mask.is_empty
+        and teacher.mask.is_empty
+        and are_short(query.shape[2], key.shape[2], *maps)
     )
 
 
@@ -86,6 +111,9 @@ def head_weights(side: Side, teacher: TeacherMaps, out_proj: Tensor | None) -> T
         assert out_proj is not None
         columns = out_proj[:, columns_of(heads, value.shape[-1])]
         grams = _grams(columns.unflatten(1, (run.groups, -1)).movedim(1, 0))
+        if side.lse_stride == 0:
+            _whole_pair_weights(side, value, grams, run, weights)
+            continue
         is_narrow = padded(2 * value.shape[-1]) <= MOST_COLUMNS and value.element_size() == 2
         if weigh is weigh_linear and run.size == 2 and is_narrow:
             first = _pair_weights(side, value, grams, run)
@@ -121,6 +149,19 @@ def _pair_weights(side: Side, value: Tensor, grams: Tensor, run: Run) -> Tensor:
     return torch.where(norm <= 0, 0.5, toward_first / norm).clamp(0, 1)
 
 
+def _whole_pair_weights(
+    side: Side, value: Tensor, grams: Tensor, run: Run, weights: Tensor
+) -> None:
+    """The same, of short maps, into ``weights`` (B, H)."""
+    value = unit_stride(value)
+    B, _, N, width = value.shape
+    launch(
+        *(whole.weights_of_pairs, B * run.groups, WHOLE),
+        *(side, value, value.stride()[:3], width, grams, weights, run.first_head, run.groups, N),
+        ROWS=WHOLE.own, KEYS=padded(N), D_V=padded(width), OF_PRODUCT='tf32', **of_dots(side),
+    )  # fmt: skip
+
+
 def _outputs(side: Side, value: Tensor, run: Run) -> Tensor:
     """What the maps of each group make of its values: (groups, B, k - 1, N, k, D_v)."""
     value = unit_stride(value)
@@ -145,42 +186,60 @@ class _StreamedLoss(StoredGradients):
     ) -> Tensor:
         B, H, N, _ = query.shape
         M, device = key.shape[2], query.device
-        student = side_of(query, key, factor, bias, mask, ignored)
-        grad_query, grad_key = (torch.empty_like(unit_stride(t)) for t in (query, key))
+        is_short = teacher.lse_stride == 0
+        student = side_of(query, key, factor, bias, mask, ignored, wants_sums=not is_short)
+        gradients = [query.new_empty(query.shape), key.new_empty(key.shape)]
+        if (query.shape, query.dtype) == (key.shape, key.dtype):  # then one launch serves both
+            gradients = [query.new_empty(2, *query.shape)]
+        grad_query, grad_key = _each(gradients)
         losses, is_mse = [], distance == 'mse'
         slopes = torch.empty((B, H, N) if is_mse else 1, dtype=torch.float32, device=device)
         for run in runs_of(sizes):
-            blocks = blocks_of(student.q, teacher.q, size=run.size)
-            of_rows, of_keys = (B * run.groups * -(-n // blocks.own) for n in (N, M))
-            part = torch.empty(of_rows, dtype=torch.float32, device=device)
+            blocks = WHOLE if is_short else blocks_of(student.q, teacher.q, size=run.size)
+            heads = B * run.groups
+            of_rows, of_keys = (heads * -(-n // blocks.own) for n in (N, M))
+            part = torch.empty(heads if is_short else of_rows, dtype=torch.float32, device=device)
             losses.append(part)
             sides = student, teacher, weights
-            place = run.first_group, run.first_head, run.groups, N, M
-            options = dict(
-                SIZE=run.size, IS_MSE=is_mse, **of_dots(student),
+            places = grad_query, grad_query.stride()[:3], grad_key, grad_key.stride()[:3]
+            of_run = run.first_group, run.first_head, run.groups, N
+            options: dict[str, Any] = dict(
+                SIZE=run.size, **of_dots(student),
                 D_T=padded(teacher.width), PRECISION_T=precision(),
             )  # fmt: skip
+            if is_short:
+                launch(
+                    *(whole.loss_and_gradients, heads, blocks, *sides, part, *places, *of_run),
+                    **dict(options, ROWS=blocks.own, KEYS=padded(N)),
+                )
+                continue
+            options['IS_MSE'] = is_mse
             launch(
                 *(kernels.loss_of_rows, of_rows, blocks, *sides, part, slopes),
-                *(grad_query, grad_query.stride()[:3], *place),
+                *(*places[:2], *of_run, M),
                 **dict(options, ROWS=blocks.own, KEYS=blocks.other),
             )
             launch(
                 *(kernels.gradient_of_keys, of_keys, blocks, *sides, slopes),
-                *(grad_key, grad_key.stride()[:3], *place),
+                *(*places[2:], *of_run, M),
                 **dict(options, ROWS=blocks.other, KEYS=blocks.own, SOME_COUNT=ignored is not None),
             )
-        ctx.save_for_backward(grad_query, grad_key)
+        ctx.save_for_backward(*gradients)
         ctx.rows = B * N if ignored is None else _num_rows(~ignored, B * N)
-        total = torch.cat(losses).sum() * (1 if is_mse else math.log(2))
-        return total / ctx.rows
+        total = torch.cat(losses).sum() if len(losses) > 1 else losses[0].sum()
+        return total * ((1 if is_mse else math.log(2)) / ctx.rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_loss):
         factor = (grad_loss / ctx.rows).float()
-        grads = [_multiplied(gradient, factor) for gradient in ctx.saved_tensors]
+        grads = _each([_multiplied(gradients, factor) for gradients in ctx.saved_tensors])
         return *grads, *[None] * (len(ctx.needs_input_grad) - len(grads))
+
+
+def _each(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Those of the queries and of the keys, which may lie in one tensor."""
+    return gradients if len(gradients) == 2 else gradients[0].unbind(0)
 
 
 def _multiplied(dense: Tensor, factor: Tensor) -> Tensor:

@@ -28,6 +28,16 @@ class Blocks(NamedTuple):
     stages: int = 2
 
 
+# Of maps whose rows a program holds: queries, most keys.
+WHOLE = Blocks(32, 256, warps=8, stages=2)
+
+
+def are_short(N: int, M: int, *tensors: Tensor) -> bool:
+    """Whether a program holds whole rows of maps of these heads."""
+    is_narrow = all(t.element_size() == 2 and padded(t.shape[-1]) <= 64 for t in tensors)
+    return is_narrow and N == M <= WHOLE.other
+
+
 def blocks_of(*tensors: Tensor, size: int = 1) -> Blocks:
     """By what fills registers and shared memory: the type and width of heads, and how many."""
     width, bytes_of_number = (
@@ -63,8 +73,9 @@ def side_of(
     bias: Tensor | None,
     mask: Mask,
     ignored: Tensor | None,
+    wants_sums: bool = True,
 ) -> Side:
-    """Of (B, H, N, D) and (B, H, M, D); runs the pass over rows that the others stand on.
+    """Of (B, H, N, D) and (B, H, M, D); runs the pass over rows that others stand on, if wanted.
 
     Args:
         query: Of the model.
@@ -73,6 +84,7 @@ def side_of(
         bias: Of the softmax, broadcastable to (W, H, N, M).
         mask: What its queries see besides.
         ignored: Rows that do not count, broadcastable to (W, H, N, 1); or None.
+        wants_sums: Whether ``lse`` is computed.
     """
     if query.dtype != key.dtype:  # neither is rounded to the other's type
         query, key = widen(query), widen(key)
@@ -86,13 +98,15 @@ def side_of(
             bias = bias.contiguous()
             strides = bias.stride()[:3]
     before = ANYWHERE if mask.window is None else mask.window
-    stride = -(-N // 16) * 16
+    stride = -(-N // 16) * 16 if wants_sums else 0
     side = Side(
         *(query, key, bias, _codes(mask)),
         *(torch.empty(B, H, stride, dtype=torch.float32, device=query.device), stride),
         *(query.stride()[:3], key.stride()[:3], strides, windows, H, float(factor)),
         *(before, -1 if mask.is_causal else -before, D),
     )
+    if not wants_sums:
+        return side
     rows: tuple[Any, ...] = None, (0, 0, 0), 1
     if ignored is not None:
         flags, many, of_flags = _broadcast(ignored, (H, N, 1))

@@ -93,10 +93,16 @@ def sums_of_pair(sums, u, other_u, gram, width, D_V: tl.constexpr, OF_PRODUCT: t
 @triton.jit
 def weighed_product(left, right, gram, width, D_V: tl.constexpr, OF_PRODUCT: tl.constexpr):
     """<left^T right, a block of a Gram matrix>."""
+    product = tl.dot(tl.trans(left), right, input_precision=OF_PRODUCT)
+    return product_with(product, gram, width, D_V)
+
+
+@triton.jit
+def product_with(product, gram, width, D_V: tl.constexpr):
+    """<a (D_V, D_V) matrix, a block of a Gram matrix>."""
     row, column = tl.arange(0, D_V)[:, None], tl.arange(0, D_V)[None, :]
     inside = (row < width) & (column < width)
     weights = tl.load(gram + row * 2 * width + column, mask=inside, other=0.0)
-    product = tl.dot(tl.trans(left), right, input_precision=OF_PRODUCT)
     return tl.sum(tl.sum(product * weights, 1), 0)
 
 

@@ -32,6 +32,7 @@ def trusted(monkeypatch):
 def small_tiles(monkeypatch):
     for module in (loss, sides):
         monkeypatch.setattr(module, 'blocks_of', lambda *tensors, size=1: SMALL)
+        monkeypatch.setattr(module, 'WHOLE', sides.WHOLE._replace(own=SMALL.own))
 
 
 def moved(args, dtype=torch.float32):
@@ -183,9 +184,80 @@ def test_gradients_do_not_underflow_in_float16(small_tiles):
         assert_close(one.float(), other.float() / 2**10, rtol=2e-3, atol=1e-7)
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """Names of the kernels that have run."""
+    names = []
+
+    def launch(kernel, *args, **constants):
+        names.append(kernel.fn.__name__)
+        sides_launch(kernel, *args, **constants)
+
+    sides_launch = sides.launch
+    for module in (loss, sides):
+        monkeypatch.setattr(module, 'launch', launch)
+    return names
+
+
+LOW = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize('dtype', LOW)
+@pytest.mark.parametrize(
+    'heads, sizes',
+    [
+        ((1, 2), dict(N=1, D=4)),
+        ((3, 5), dict(N=19, D=16)),
+        ((2, 2), dict(N=8, D=5)),
+        ((1, 2), dict(N=33, D=30)),
+        pytest.param((1, 2), dict(N=197, D=63), marks=pytest.mark.slow),
+        pytest.param((2, 3), dict(N=256, D=17), marks=pytest.mark.slow),
+    ],
+)
+def test_short_maps_are_held_whole(heads, sizes, dtype, small_tiles, launched):
+    check(layer(Mask(), heads, B=2, **sizes), dtype=dtype, near=2e-3 if dtype == LOW[0] else 1e-2)
+    expected = ['weights_of_pairs'] if heads[1] > heads[0] else []
+    expected += ['loss_and_gradients'] * (2 if heads == (3, 5) or heads == (2, 3) else 1)
+    assert launched == expected
+
+
+def test_short_maps_of_a_constant_merging_and_of_equal_heads(small_tiles, launched):
+    there = moved(layer(Mask(), (2, 3), B=1), LOW[0])
+    options = dict(weigh=weigh_constant)
+    found = shd_loss(*there[:4], None, None, *there[6:], backend='triton', **options)
+    assert_close(found, shd_loss(*there, backend='torch', **options), rtol=2e-3, atol=2e-3)
+    args = layer(Mask(), (1, 2), B=2)
+    args[2], args[3] = (x[:, :1].repeat(1, 2, 1, 1) for x in args[2:4])
+    check(args, dtype=LOW[0], near=2e-3)
+    assert set(launched) == {'loss_and_gradients', 'weights_of_pairs'}
+
+
+@pytest.mark.parametrize(
+    'shape, mask, dtype, options',
+    [
+        (dict(), Mask(), torch.float32, {}),
+        (dict(D=70), Mask(), LOW[0], {}),
+        (dict(), Mask(is_causal=True), LOW[0], {}),
+        (dict(), Mask(), LOW[0], dict(distance='mse')),
+        (dict(), Mask(), LOW[0], dict(teacher_bias=torch.randn(9, 9).double())),
+    ],
+)
+def test_others_are_tiles(shape, mask, dtype, options, small_tiles, launched):
+    near = 1e-5 if dtype == torch.float32 else 4e-3
+    check(layer(mask, (1, 2), B=1, **shape), mask, dtype, near, **options)
+    assert 'loss_of_rows' in launched and 'loss_and_gradients' not in launched
+
+
+def test_maps_of_more_keys_than_a_program_holds_are_tiles():
+    of = torch.empty(1, 1, 1, 64, dtype=torch.bfloat16)
+    assert sides.are_short(256, 256, of) and not sides.are_short(257, 257, of)
+    assert not sides.are_short(100, 120, of)  # a prefix
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('place', range(5))
-def test_what_is_no_number_shows(place, small_tiles):
-    args = moved(layer(Mask(), (1, 2), B=1, N=3))
+def test_what_is_no_number_shows(place, dtype, small_tiles):
+    args = moved(layer(Mask(), (1, 2), B=1, N=3), dtype)
     with torch.no_grad():
         args[place][0, 0, 1, 2] = float('nan')
     assert shd_loss(*args, backend='triton').isnan()
@@ -203,9 +275,14 @@ def poisoned():
 
 
 @pytest.mark.parametrize(
-    'name', ['row_sums', 'head_outputs', 'pair_sums', 'loss_of_rows', 'gradient_of_keys']
+    'name, dtype',
+    [
+        *((n, torch.float32) for n in ('row_sums', 'head_outputs', 'loss_of_rows')),
+        *(('gradient_of_keys', torch.float32), ('pair_sums', torch.float16)),
+        *((n, torch.float16) for n in ('weights_of_pairs', 'loss_and_gradients')),
+    ],
 )
-def test_a_program_that_is_left_out_is_found(name, small_tiles, poisoned, monkeypatch):
+def test_a_program_that_is_left_out_is_found(name, dtype, small_tiles, poisoned, monkeypatch):
     def launch(kernel, programs, *args, **constants):
         last = kernel.fn.__name__ == name
         sides_launch(kernel, programs - last, *args, **constants)
@@ -213,9 +290,9 @@ def test_a_program_that_is_left_out_is_found(name, small_tiles, poisoned, monkey
     sides_launch = sides.launch
     for module in (loss, sides):
         monkeypatch.setattr(module, 'launch', launch)
-    dtype, near = (torch.float16, 2e-3) if name == 'pair_sums' else (torch.float32, 1e-5)
+    mask = Mask(is_causal=name == 'pair_sums')
     with pytest.raises(AssertionError):
-        check(layer(Mask(), (1, 2), B=1), dtype=dtype, near=near)
+        check(layer(mask, (1, 2), B=1), mask, dtype, 1e-5 if dtype == torch.float32 else 2e-3)
 
 
 @pytest.mark.skipif(DEVICE == 'cuda', reason='compiled kernels cannot be changed')
