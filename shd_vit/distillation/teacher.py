@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,39 +39,34 @@ class FrozenTeacher:
         self, readers: Mapping[int, Reader], call: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> ModelOutput:
         """The same, of which taps of layers that have a reader go to it alone, as they come."""
-        outside = self._as_outside()
-        passed = {number: outside(reader) for number, reader in readers.items()}
-        with self._own_precision():
-            with self.bank.record(readers=passed):
-                logits = call(*args, **kwargs)
-            return ModelOutput.recorded(self.bank, logits)
+        own: Any = nullcontext()
+        outside: Any = nullcontext
+        device = self._where_autocast_is_off()
+        if device is not None:
+            now = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+            own = torch.autocast(device, enabled=False)
+            outside = partial(torch.autocast, device, *now)
 
-    def _as_outside(self) -> Callable[[Reader], Reader]:
-        """Makes of a reader one with gradients, and with the autocast of now."""
-        device = self._device()
-        dtype, is_on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-
-        def wrap(reader: Reader) -> Reader:
+        def with_gradients(reader: Reader) -> Reader:
             def read(tap: AttentionTap) -> None:
-                with torch.enable_grad(), torch.autocast(device, dtype, is_on):
+                with torch.enable_grad(), outside():
                     reader(tap)
 
             return read
 
-        return wrap
+        passed = {number: with_gradients(reader) for number, reader in readers.items()}
+        with own:
+            with self.bank.record(readers=passed):
+                logits = call(*args, **kwargs)
+            return ModelOutput.recorded(self.bank, logits)
 
-    def _device(self) -> str:
-        weight = next(self.model.parameters(), None)
-        return 'cpu' if weight is None else weight.device.type
-
-    def _own_precision(self) -> torch.autocast | nullcontext:
-        """Autocast off for a model in half precision of another type, whose range may be larger."""
-        weight = next(self.model.parameters(), None)
+    def _where_autocast_is_off(self) -> str | None:
+        """The device of a model in half precision of another type, whose range may be larger."""
+        weight = next((p for p in self.model.parameters() if not p.is_meta), None)
         if weight is None or weight.dtype.itemsize != 2:
-            return nullcontext()
+            return None
         device = weight.device.type
-        is_own = torch.get_autocast_dtype(device) == weight.dtype
-        return nullcontext() if is_own else torch.autocast(device, enabled=False)
+        return None if torch.get_autocast_dtype(device) == weight.dtype else device
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacher:
         return self

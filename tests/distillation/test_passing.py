@@ -201,16 +201,18 @@ def test_what_a_loss_raises_comes_through_and_the_next_step_runs():
     assert_close(passed, terms, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('blocks_too', [False, True])
-def test_a_compiled_teacher_leaves_all_to_the_end(blocks_too):
+@pytest.mark.parametrize('is_first_run_before', [False, True])
+def test_a_compiled_teacher_leaves_all_to_the_end(is_first_run_before, dynamo):
     d, student, teacher = build(dict(shd=shd(), kd=KDLoss()))
     compiled = torch.compile(teacher, backend='eager')
-    before = compiled if blocks_too else teacher  # compiled with its readers, or before any
-    for run in (before, compiled):
-        learned = d.record_student(student, batch()[0])
-        passed = d.teach(learned, batch()[1], run, batch()[0])
-        taught = d.record_teacher(teacher, batch()[0])
-        assert_close(passed, d.terms(learned, taught, batch()[1]), rtol=1e-5, atol=1e-6)
+    images, labels = batch()
+    if is_first_run_before:
+        d.record_teacher(compiled, images)  # compiled without readers
+    for run in (compiled, teacher, compiled):
+        learned = d.record_student(student, images)
+        passed = d.teach(learned, labels, run, images)
+        expected = d.terms(learned, d.record_teacher(teacher, images), labels)
+        assert_close(passed, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('autocast', [False, True])
@@ -221,3 +223,19 @@ def test_one_module_of_student_and_losses_takes_the_teachers_call(autocast):
         logits, terms = trainable(images, teacher, labels)
         expected = trainable(images, d.record_teacher(teacher, images), labels)
     assert_close((logits, terms), expected, rtol=0, atol=0)
+
+
+def test_weights_that_are_offloaded_stop_nothing():
+    """As accelerate keeps them: on the meta device until their layer runs."""
+    teacher = vit(4, seed=1).to(torch.float16)
+    weight = teacher.patch_embed.proj.weight
+    teacher.patch_embed.proj.weight = torch.nn.Parameter(weight.to('meta'), requires_grad=False)
+
+    def fetch(module, args):
+        module.weight = weight
+
+    teacher.patch_embed.proj.register_forward_pre_hook(fetch)
+    d, student, _ = build(dict(shd=shd()), teacher=teacher)
+    images = batch()[0]
+    term = d.teach(d.record_student(student, images), None, teacher, images.half())['shd']
+    assert term.isfinite() and term > 0

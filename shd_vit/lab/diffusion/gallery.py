@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +96,40 @@ class Gallery:
             model.train(was_training)
 
 
-def draw_curves(log: Path, out: Path) -> None:
-    """The terms of a log by step, each on an axis of its own; nothing of an empty log."""
-    lines = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
-    names = [name for name in (lines[-1] if lines else {}) if name not in NOT_TERMS]
-    if not names:
+def draw_curves(logs: Mapping[str, Path], out: Path) -> None:
+    """The terms of runs by step, each term on an axis of its own; nothing of empty logs.
+
+    Args:
+        logs: log.jsonl of each run, by its name.
+        out: The figure.
+    """
+    runs = {
+        name: [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
+        for name, log in logs.items()
+    }
+    terms = dict.fromkeys(
+        term for lines in runs.values() for term in (lines or [{}])[-1] if term not in NOT_TERMS
+    )
+    if not terms:
         return
     plt = pyplot()
     figure, axes = plt.subplots(
-        1, len(names), figsize=(3 * len(names), 2.4), squeeze=False, layout='constrained'
+        1, len(terms), figsize=(3 * len(terms), 2.4), squeeze=False, layout='constrained'
     )
-    for axis, name, color in zip(axes[0], names, COLORS * len(names), strict=False):
-        points = [(line['step'], line[name]) for line in lines if name in line]
-        axis.plot(*zip(*points, strict=True), color=color)
-        axis.set(title=name, xlabel='step')
-        if min(value for _, value in points) > 0:
+    handles = {}
+    for number, (axis, term) in enumerate(zip(axes[0], terms, strict=True)):
+        found = {
+            name: [(line['step'], line[term]) for line in lines if term in line]
+            for name, lines in runs.items()
+        }
+        for place, (name, points) in enumerate(found.items()):
+            if points:
+                color = COLORS[(place if len(runs) > 1 else number) % len(COLORS)]
+                (handles[name],) = axis.plot(*zip(*points, strict=True), color=color)
+        axis.set(title=term, xlabel='step')
+        if min(value for points in found.values() for _, value in points) > 0:
             axis.set_yscale('log')
+    if len(runs) > 1:
+        figure.legend(handles.values(), handles, loc='outside lower center', ncols=6)
     figure.savefig(out, format=out.suffix[1:])
     plt.close(figure)

@@ -221,7 +221,7 @@ class Trainer:
             write_json(list(self.data.classes), self.folder / CLASSES)
         if self.gallery is None:
             return {}
-        draw_curves(self.folder / LOG, self.folder / CURVES)
+        draw_curves({self.folder.name: self.folder / LOG}, self.folder / CURVES)
         return self.gallery.scores(self.gallery.show(self.student, self.step))
 
     def _with_averages(self, do: Callable[[], Any]) -> None:

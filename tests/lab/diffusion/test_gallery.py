@@ -60,6 +60,17 @@ def test_pictures_of_a_run_change_nothing_of_it_and_are_scored(data, tmp_path, m
     with Image.open(one) as beside, Image.open(run / 'pictures/000006.png') as single:
         assert beside.width > 1.3 * single.width, 'the teacher beside the student'
 
+    compare = tmp_path / 'compare'
+    run_tool('dit_compare', monkeypatch, compare, f'one={run}', f'both={both}', '--show', 2)
+    with Image.open(compare / 'pictures.png') as two, Image.open(one) as beside:
+        assert two.size == beside.size
+    curves = (compare / 'curves.svg').read_text()
+    assert curves.count('>output<') == 1 and curves.count('>both<') == 1
+    with pytest.raises(ConfigError, match=f'{str(teacher)!r} has no samples.npz: it is no run'):
+        run_tool('dit_compare', monkeypatch, compare, f'one={teacher}')
+    with pytest.raises(ConfigError, match="'run' must be NAME=FOLDER"):
+        run_tool('dit_compare', monkeypatch, compare, 'run')
+
 
 @pytest.mark.parametrize(
     'sections, message',
@@ -94,11 +105,16 @@ def test_sections_that_cannot_be_are_refused_before_training(sections, message, 
 def test_curves_of_a_log(tmp_path):
     log, out = tmp_path / 'log.jsonl', tmp_path / 'log.png'
     log.write_text('')
-    draw_curves(log, out)
+    draw_curves(dict(run=log), out)
     assert not out.exists(), 'nothing to draw'
     lines = [dict(step=n, lr=1, images_per_second=2, mse=1 / n, shd=n - 2) for n in (1, 2, 3)]
     log.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    draw_curves(log, out)
+    draw_curves(dict(run=log), out)
     with Image.open(out) as picture:
         assert picture.width > 1.5 * picture.height
         assert np.asarray(picture.convert('L')).std() > 5
+    (tmp_path / 'other.jsonl').write_text(json.dumps(dict(step=1, lr=1, kd=2)) + '\n')
+    draw_curves(dict(one=log, other=tmp_path / 'other.jsonl'), tmp_path / 'both.svg')
+    text = (tmp_path / 'both.svg').read_text()
+    for shown in ('mse', 'shd', 'kd', 'one', 'other'):
+        assert text.count(f'>{shown}<') == 1
