@@ -40,19 +40,24 @@ class PassingPairs:
             del self.of_layer[layer]
 
     def readers(
-        self, losses: Mapping[str, Any], student: ModelOutput, distances: Distances
+        self,
+        losses: Mapping[str, Any],
+        student: ModelOutput,
+        view: Callable[[ModelOutput], ModelOutput],
+        distances: Distances,
     ) -> dict[int, Reader]:
         """By layer, what puts the distances of its pairs into ``distances``.
 
         Args:
             losses: Those that count now, by name.
             student: With gradients.
+            view: What losses are to see of what the teacher left.
             distances: Filled while the teacher runs.
         """
 
         def reader(layer: int, pairs: list[tuple[str, int]]) -> Callable[[AttentionTap], None]:
             def read(tap: AttentionTap) -> None:
-                teacher = ModelOutput(None, {layer: tap}, {})  # type: ignore[arg-type]
+                teacher = view(ModelOutput(None, {layer: tap}, {}))  # type: ignore[arg-type]
                 for name, number in pairs:
                     distance = losses[name].of_pair(number, student, teacher)
                     distances.setdefault(name, {})[number] = distance

@@ -17,6 +17,12 @@ from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import Anatomy, TapBank
 
+View = Callable[[ModelOutput], ModelOutput]
+
+
+def _as_it_is(output: ModelOutput) -> ModelOutput:
+    return output
+
 
 class Distillation:
     """Losses between a student and a teacher. A host calls the models, and sums and steps::
@@ -75,7 +81,13 @@ class Distillation:
         return ModelOutput.of(self.student_bank, call, *args, **kwargs)
 
     def teach(
-        self, student: ModelOutput, target: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
+        self,
+        student: ModelOutput,
+        target: Any,
+        call: Callable[..., Any],
+        *args: Any,
+        view: View = _as_it_is,
+        **kwargs: Any,
     ) -> dict[str, Tensor]:
         """Run the teacher, if a loss still counts: every loss, as of :meth:`terms`.
 
@@ -86,14 +98,15 @@ class Distillation:
             student: With gradients.
             target: (R,) class indices or (R, C) scores; None where no loss reads it.
             call: Gives the teacher's logits of the other arguments.
+            view: What losses are to see of what the teacher left, all of it or one layer.
         """
         self.schedules.check_is_set()
         if self.is_over:
             return self.terms(student, None, target)
         counting = {n: loss for n, loss in self.losses.items() if not self.schedules.is_over(n)}
         distances: Distances = {}
-        readers = self._passing.readers(counting, student, distances)
-        teacher = self.teacher.read(readers, call, *args, **kwargs)
+        readers = self._passing.readers(counting, student, view, distances)
+        teacher = view(self.teacher.read(readers, call, *args, **kwargs))
         return self._terms(student, teacher, target, distances)
 
     def record_teacher(

@@ -169,15 +169,11 @@ class DistillMixin(Host):
         found = Predictions.of(batch, self._loss_shifts_labels) if reads_labels else None
         rows = found if d.logit_losses else None
         student, teacher = self._taps
-        taught: ModelOutput | None
         if self.is_listening:
             with d.listening(), student.listening(), teacher.listening():
                 result = super().compute_loss(model, inputs, **kwargs)
             learned, taught = d.heard(*(self.teachers.cut(tap.logits(rows)) for tap in self._taps))
         else:
-            with self.accelerator.autocast():
-                taught = d.record_teacher(self.teachers, batch, rows)
-            taught = taught and self.teachers.seen(taught)
             # A trainer may run the student once more, without gradients, for its metrics.
             with d.student_bank.record(first=True), student.listening():
                 result = super().compute_loss(model, inputs, **kwargs)
@@ -186,8 +182,15 @@ class DistillMixin(Host):
         if rows is not None:
             learned = learned._replace(sequences=count_sequences(batch, len(rows.rows)))
         learned = self._counted(learned, batch, found)
-        taught = taught and self._counted(taught, batch, found)
-        terms = d.terms(learned, taught, None if rows is None else rows.target)
+        target = None if rows is None else rows.target
+        if self.is_listening:
+            terms = d.terms(learned, self._counted(taught, batch, found), target)
+        else:
+            with self.accelerator.autocast():
+                terms = d.teach(
+                    *(learned, target, self.teachers, batch, rows),
+                    view=lambda output: self._counted(self.teachers.seen(output), batch, found),
+                )
         own = result[0] if return_outputs else result
         total = self._total(own, terms, batch, num_items_in_batch)
         return (total, result[1]) if return_outputs else total
