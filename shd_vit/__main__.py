@@ -18,6 +18,7 @@ COMMANDS = {
     'dit-train': 'dit_train.py',
     'dit-sample': 'dit_sample.py',
     'dit-evaluate': 'dit_evaluate.py',
+    'dit-compare': 'dit_compare.py',
     'dit-latents': 'dit_latents.py',
     'export': 'export_student.py',
     'convert': 'convert_weights.py',

@@ -35,7 +35,7 @@ READERS = {'tools/lm_train.py': of_language, 'tools/dit_train.py': of_diffusion}
         ('lm/small/study', 9 * 3 + 6),
         ('lm/minillm/small/study', 13 * 3),
         ('lm/minillm/small/tuning', 22),
-        ('dit/fashion_mnist/study/study', 9 * 3 + 6),
+        ('dit/fashion_mnist/study/study', 9 * 3 + 8),
     ],
 )
 def test_every_cell_is_a_training_and_every_row_another(name, count, tmp_path):
