@@ -15,6 +15,7 @@ from shd_vit.lab.diffusion.drawing import class_names, picture
 from shd_vit.lab.diffusion.gallery import SAMPLES, draw_curves
 from shd_vit.lab.diffusion.samples import load_samples
 from shd_vit.lab.diffusion.training import LOG
+from shd_vit.lab.settings import named_folders
 
 
 def main() -> None:
@@ -25,15 +26,13 @@ def main() -> None:
     parser.add_argument('runs', nargs='+', metavar='NAME=FOLDER', help='folder of a training')
     parser.add_argument('--show', type=int, default=5, help='pictures a class (default: 5)')
     args = parser.parse_args()
-    runs = {}
-    for run in args.runs:
-        name, is_given, folder = run.partition('=')
-        if not is_given or not name:
-            raise ConfigError(f'{run!r} must be NAME=FOLDER')
-        missing = [file for file in (SAMPLES, LOG) if not Path(folder, file).is_file()]
+    runs = {name: Path(folder) for name, folder in named_folders(args.runs).items()}
+    for folder in runs.values():
+        missing = [file for file in (SAMPLES, LOG) if not (folder / file).is_file()]
         if missing:
-            raise ConfigError(f'{folder!r} has no {missing[0]}: it is no run that drew pictures')
-        runs[name] = Path(folder)
+            raise ConfigError(
+                f'{str(folder)!r} has no {missing[0]}: it is no run that drew pictures'
+            )
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     drawn = {name: load_samples(folder / SAMPLES) for name, folder in runs.items()}

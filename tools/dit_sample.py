@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from shd_vit.command import run_tool
-from shd_vit.errors import ConfigError
 from shd_vit.lab.diffusion.drawing import (
     SAMPLERS,
     Drawing,
@@ -26,6 +25,7 @@ from shd_vit.lab.diffusion.drawing import (
     picture,
 )
 from shd_vit.lab.diffusion.samples import save_samples
+from shd_vit.lab.settings import named_folders
 
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -51,12 +51,7 @@ def main() -> None:
     add('--cpu', action='store_true', help='leave a GPU alone')
     args = parser.parse_args()
     how = Drawing(**{f.name: getattr(args, f.name) for f in fields(Drawing)})
-    models = {}
-    for model in args.models:
-        name, is_given, folder = model.partition('=')
-        if not is_given or not name or '/' in name:
-            raise ConfigError(f'{model!r} must be NAME=FOLDER')
-        models[name] = folder
+    models = named_folders(args.models)
     device = torch.device('cuda' if torch.cuda.is_available() and not args.cpu else 'cpu')
     precision = PRECISIONS[args.precision]
     out = Path(args.out)

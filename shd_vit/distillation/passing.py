@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from shd_vit.taps import AttentionTap
 from shd_vit.taps.bank import Reader
 
 Distances = dict[str, dict[int, Tensor]]  # by name of the loss and number of its pair
+View = Callable[[ModelOutput], ModelOutput]
 
 
 class PassingPairs:
@@ -30,9 +31,12 @@ class PassingPairs:
         kept: set[int] = set()
         for name, need in needs.items():
             loss = losses[name]
-            is_sum = isinstance(loss, PairedLoss) and type(loss).forward is PairedLoss.forward
-            if is_sum and need == Needs(attention=need.attention):
-                for number, (_, layer) in enumerate(cast(PairedLoss, loss).pairs):
+            if (
+                isinstance(loss, PairedLoss)
+                and type(loss).forward is PairedLoss.forward
+                and need == Needs(attention=need.attention)
+            ):
+                for number, (_, layer) in enumerate(loss.pairs):
                     self.of_layer[layer].append((name, number))
             else:
                 kept.update(need.attention)
@@ -43,7 +47,7 @@ class PassingPairs:
         self,
         losses: Mapping[str, Any],
         student: ModelOutput,
-        view: Callable[[ModelOutput], ModelOutput],
+        view: View,
         distances: Distances,
     ) -> dict[int, Reader]:
         """By layer, what puts the distances of its pairs into ``distances``.
@@ -55,7 +59,7 @@ class PassingPairs:
             distances: Filled while the teacher runs.
         """
 
-        def reader(layer: int, pairs: list[tuple[str, int]]) -> Callable[[AttentionTap], None]:
+        def reader(layer: int, pairs: list[tuple[str, int]]) -> Reader:
             def read(tap: AttentionTap) -> None:
                 teacher = view(ModelOutput(None, {layer: tap}, {}))  # type: ignore[arg-type]
                 for name, number in pairs:

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shd_vit.distillation.passing import Distances, PassingPairs
+from shd_vit.distillation.passing import Distances, PassingPairs, View
 from shd_vit.distillation.schedule import LossSchedule, LossSchedules
 from shd_vit.distillation.teacher import FrozenTeacher
 from shd_vit.errors import ConfigError, NonFiniteLoss
 from shd_vit.losses import DistillationLoss
 from shd_vit.pairing import ModelOutput, Needs
 from shd_vit.taps import Anatomy, TapBank
-
-View = Callable[[ModelOutput], ModelOutput]
 
 
 def _as_it_is(output: ModelOutput) -> ModelOutput:

@@ -92,6 +92,23 @@ def build(cls: type[T], given: Any, field: str = '') -> T:
     return cls(**given)
 
 
+def named_folders(arguments: list[str]) -> dict[str, str]:
+    """Folders by name, of NAME=FOLDER each.
+
+    Raises:
+        ConfigError: If one is not that, or two have one name.
+    """
+    folders: dict[str, str] = {}
+    for argument in arguments:
+        name, is_given, folder = argument.partition('=')
+        if not is_given or not name or '/' in name:
+            raise ConfigError(f'{argument!r} must be NAME=FOLDER')
+        if name in folders:
+            raise ConfigError(f'{argument!r}: there is a folder named {name!r} already')
+        folders[name] = folder
+    return folders
+
+
 def _override(text: str) -> dict[str, Any]:
     """A setting of a command line as a mapping of mappings."""
     key, is_there, value = text.partition('=')

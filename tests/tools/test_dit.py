@@ -65,6 +65,7 @@ def test_from_training_to_scores(tmp_path, monkeypatch, capsys):
         ('dit_train', ['none.yaml', 'out'], "none.yaml': expected a .yaml file"),
         ('dit_sample', ['out', 'model'], "'model' must be NAME=FOLDER"),
         ('dit_sample', ['out', 'a/b=model'], "'a/b=model' must be NAME=FOLDER"),
+        ('dit_sample', ['out', 'a=b', 'a=c'], "'a=c': there is a folder named 'a' already"),
         ('dit_sample', ['out', 'a=b', '--per-class', '0'], 'pictures.per_class=0'),
         ('dit_sample', ['out', 'a=/nowhere'], '/nowhere holds no model'),
         ('dit_evaluate', ['a.npz'], 'give one of fashion_mnist, inception, efficientnet'),

@@ -111,7 +111,7 @@ def head_weights(side: Side, teacher: TeacherMaps, out_proj: Tensor | None) -> T
         assert out_proj is not None
         columns = out_proj[:, columns_of(heads, value.shape[-1])]
         grams = _grams(columns.unflatten(1, (run.groups, -1)).movedim(1, 0))
-        if side.lse_stride == 0:
+        if not side.has_sums:
             _whole_pair_weights(side, value, grams, run, weights)
             continue
         is_narrow = padded(2 * value.shape[-1]) <= MOST_COLUMNS and value.element_size() == 2
@@ -186,7 +186,7 @@ class _StreamedLoss(StoredGradients):
     ) -> Tensor:
         B, H, N, _ = query.shape
         M, device = key.shape[2], query.device
-        is_short = teacher.lse_stride == 0
+        is_short = not teacher.has_sums
         student = side_of(query, key, factor, bias, mask, ignored, wants_sums=not is_short)
         gradients = [query.new_empty(query.shape), key.new_empty(key.shape)]
         if (query.shape, query.dtype) == (key.shape, key.dtype):  # then one launch serves both

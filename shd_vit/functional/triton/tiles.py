@@ -61,6 +61,11 @@ class Side(NamedTuple):
     behind: Any
     width: Any
 
+    @property
+    def has_sums(self) -> bool:
+        """Whether ``lse`` is there; of maps whose rows a program holds it is not."""
+        return self.lse_stride > 0
+
 
 @triton.jit
 def vectors(start, strides, b, h, n, limit, width, COLUMNS: tl.constexpr):
