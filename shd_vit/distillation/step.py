@@ -76,6 +76,7 @@ class Distillation:
 
     def record_student(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelOutput:
         """Run the student, by a call that gives its logits."""
+        self.schedules.check_is_set()
         return ModelOutput.of(self.student_bank, call, *args, **kwargs)
 
     def teach(

@@ -1,6 +1,7 @@
 import pytest
 from mmpretrain.registry import MODELS
 
+import shd_vit.hosts.mmpretrain  # noqa: F401 - registers them there
 from shd_vit import losses
 from shd_vit.distillation.registry import LOSSES, LossRegistry
 from shd_vit.errors import ConfigError

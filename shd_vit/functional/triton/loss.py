@@ -98,7 +98,7 @@ def _is_short(
 def head_weights(side: Side, teacher: TeacherMaps, out_proj: Tensor | None) -> Tensor:
     """The weights (B, H) of the teacher's heads, in float32."""
     B, H, _, _ = teacher.query.shape
-    weights = torch.ones(B, H, device=teacher.query.device)
+    weights = torch.ones(B, H, device=teacher.query.device)  # of heads alone
     value, weigh = teacher.value, teacher.weigh
     for run in runs_of(teacher.sizes):
         if run.size == 1:
@@ -111,7 +111,7 @@ def head_weights(side: Side, teacher: TeacherMaps, out_proj: Tensor | None) -> T
         assert out_proj is not None
         columns = out_proj[:, columns_of(heads, value.shape[-1])]
         grams = _grams(columns.unflatten(1, (run.groups, -1)).movedim(1, 0))
-        if not side.has_sums:
+        if side.lse is None:
             _whole_pair_weights(side, value, grams, run, weights)
             continue
         is_narrow = padded(2 * value.shape[-1]) <= MOST_COLUMNS and value.element_size() == 2
@@ -186,14 +186,14 @@ class _StreamedLoss(StoredGradients):
     ) -> Tensor:
         B, H, N, _ = query.shape
         M, device = key.shape[2], query.device
-        is_short = not teacher.has_sums
+        is_short = teacher.lse is None
         student = side_of(query, key, factor, bias, mask, ignored, wants_sums=not is_short)
         gradients = [query.new_empty(query.shape), key.new_empty(key.shape)]
         if (query.shape, query.dtype) == (key.shape, key.dtype):  # then one launch serves both
             gradients = [query.new_empty(2, *query.shape)]
         grad_query, grad_key = _each(gradients)
         losses, is_mse = [], distance == 'mse'
-        slopes = torch.empty((B, H, N) if is_mse else 1, dtype=torch.float32, device=device)
+        slopes = query.new_empty(B, H, N, dtype=torch.float32) if is_mse else None
         for run in runs_of(sizes):
             blocks = WHOLE if is_short else blocks_of(student.q, teacher.q, size=run.size)
             heads = B * run.groups

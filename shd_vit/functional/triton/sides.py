@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -30,12 +31,25 @@ class Blocks(NamedTuple):
 
 # Of maps whose rows a program holds: queries, most keys.
 WHOLE = Blocks(32, 256, warps=8, stages=2)
+WHOLE_WIDTHS = (64,)  # of heads, padded; programs of narrower ones spill
 
 
 def are_short(N: int, M: int, *tensors: Tensor) -> bool:
     """Whether a program holds whole rows of maps of these heads."""
-    is_narrow = all(t.element_size() == 2 and padded(t.shape[-1]) <= 64 for t in tensors)
-    return is_narrow and N == M <= WHOLE.other
+    if not (N == M <= WHOLE.other and holds_rows(tensors[0].device)):
+        return False
+    return all(t.element_size() == 2 and padded(t.shape[-1]) in WHOLE_WIDTHS for t in tensors)
+
+
+@cache
+def holds_rows(device: torch.device) -> bool:
+    """Whether the registers of a program hold whole rows there: on Hopper and Blackwell (10.x).
+
+    Compiled for 8.0, 8.9 and 12.0, kilobytes of them are spilled, or shared memory does not suffice.
+    """
+    if device.type != 'cuda':
+        return True  # in the interpreter
+    return bool(torch.version.cuda) and torch.cuda.get_device_capability(device)[0] in (9, 10)
 
 
 def blocks_of(*tensors: Tensor, size: int = 1) -> Blocks:
@@ -44,8 +58,9 @@ def blocks_of(*tensors: Tensor, size: int = 1) -> Blocks:
         max(padded(t.shape[-1]) for t in tensors),
         max(t.element_size() for t in tensors),
     )
-    if bytes_of_number > 2:  # multiplied without tensor cores
-        return Blocks(32, 32, stages=1) if width <= 64 else Blocks(16, 16, stages=1)
+    if bytes_of_number > 2:  # multiplied without tensor cores, out of registers
+        side = 32 if width <= 64 else 16
+        return Blocks(side, side, warps=8, stages=1)
     return Blocks(stages=3 if width * size <= 128 else 2 if width * size <= 256 else 1)
 
 
@@ -98,14 +113,14 @@ def side_of(
             bias = bias.contiguous()
             strides = bias.stride()[:3]
     before = ANYWHERE if mask.window is None else mask.window
-    stride = -(-N // 16) * 16 if wants_sums else 0
+    stride = -(-N // 16) * 16
+    lse = query.new_empty(B, H, stride, dtype=torch.float32) if wants_sums else None
     side = Side(
-        *(query, key, bias, _codes(mask)),
-        *(torch.empty(B, H, stride, dtype=torch.float32, device=query.device), stride),
+        *(query, key, bias, _codes(mask), lse, stride),
         *(query.stride()[:3], key.stride()[:3], strides, windows, H, float(factor)),
         *(before, -1 if mask.is_causal else -before, D),
     )
-    if not wants_sums:
+    if lse is None:
         return side
     rows: tuple[Any, ...] = None, (0, 0, 0), 1
     if ignored is not None:

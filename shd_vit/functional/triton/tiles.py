@@ -33,6 +33,7 @@ class Side(NamedTuple):
             W windows.
         codes: (B, M), whole numbers; a query sees keys that have its own. Or None.
         lse: (B, H, N), base-2 logarithms of the sums of the softmax; inf in rows that do not count.
+            None of maps whose rows a program holds.
         lse_stride: Of H, a multiple of 16: many are then loaded at once.
         q_strides: Of B, H and N.
         k_strides: The same.
@@ -60,11 +61,6 @@ class Side(NamedTuple):
     before: Any
     behind: Any
     width: Any
-
-    @property
-    def has_sums(self) -> bool:
-        """Whether ``lse`` is there; of maps whose rows a program holds it is not."""
-        return self.lse_stride > 0
 
 
 @triton.jit

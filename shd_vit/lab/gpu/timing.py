@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 MIB = 2**20
 
@@ -39,6 +40,15 @@ def in_turns(
             end.synchronize()
             times[name].append(start.elapsed_time(end) / steps)
     return times
+
+
+def kernel_milliseconds(call: Callable[[], object]) -> float:
+    """What a call has the device do, without the time in which it waits for its host."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        call()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in trace.key_averages()) / 1e3
 
 
 def peak_mib(call: Callable[[], object]) -> float:

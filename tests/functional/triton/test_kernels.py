@@ -33,6 +33,7 @@ def small_tiles(monkeypatch):
     for module in (loss, sides):
         monkeypatch.setattr(module, 'blocks_of', lambda *tensors, size=1: SMALL)
         monkeypatch.setattr(module, 'WHOLE', sides.WHOLE._replace(own=SMALL.own))
+    monkeypatch.setattr(sides, 'WHOLE_WIDTHS', (16, 32, 64))
 
 
 def moved(args, dtype=torch.float32):
@@ -252,6 +253,13 @@ def test_maps_of_more_keys_than_a_program_holds_are_tiles():
     of = torch.empty(1, 1, 1, 64, dtype=torch.bfloat16)
     assert sides.are_short(256, 256, of) and not sides.are_short(257, 257, of)
     assert not sides.are_short(100, 120, of)  # a prefix
+    assert not sides.are_short(100, 100, of, of[..., :32])
+
+
+@pytest.mark.parametrize('capability, holds', [((8, 0), False), ((9, 0), True), ((12, 0), False)])
+def test_cards_whose_registers_hold_no_rows_make_tiles(capability, holds, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    assert sides.holds_rows.__wrapped__(torch.device('cuda')) is holds
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
