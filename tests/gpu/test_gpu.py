@@ -202,3 +202,18 @@ def test_the_log_says_what_runs(caplog):
         choice._errors.clear(), choice._fastest.clear()
         shd_loss(*args)
     assert 'runs by' in caplog.text
+
+
+def test_kernel_time_leaves_out_what_the_host_does():
+    import time
+
+    from shd_vit.lab.gpu.timing import kernel_milliseconds, milliseconds
+
+    left = torch.randn(512, 512, device='cuda')
+
+    def slow():
+        left @ left
+        time.sleep(0.2)
+        left @ left
+
+    assert 0 < kernel_milliseconds(slow) < 100 < milliseconds(slow, 1)

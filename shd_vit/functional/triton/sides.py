@@ -45,7 +45,7 @@ def are_short(N: int, M: int, *tensors: Tensor) -> bool:
 def holds_rows(device: torch.device) -> bool:
     """Whether the registers of a program hold whole rows there: on Hopper and Blackwell (10.x).
 
-    Compiled for 8.0, 8.9 and 12.0, kilobytes of them are spilled, or shared memory does not suffice.
+    Compiled for 8.0, 8.9 and 12.0, kilobytes are spilled, or shared memory does not suffice.
     """
     if device.type != 'cuda':
         return True  # in the interpreter

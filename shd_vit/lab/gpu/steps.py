@@ -60,9 +60,9 @@ def measure(batch: int, rounds: int, dtype: torch.dtype = torch.bfloat16) -> Out
             peaks[name] / peaks[OTHERS],
         )
         ms = median(own)
-        figures = f'{ms:.2f}', f'{found[0]:.3f}', f'{1e3 * batch / ms:,.0f}'
-        figures += f'{kernels[name]:.2f}', f'{found[1]:.3f}', f'{peaks[name]:,.0f}'
-        rows.append([name, *figures, f'{found[2]:.3f}'])
+        row = [name, f'{ms:.2f}', f'{found[0]:.3f}', f'{1e3 * batch / ms:,.0f}']
+        row += [f'{kernels[name]:.2f}', f'{found[1]:.3f}', f'{peaks[name]:,.0f}']
+        rows.append([*row, f'{found[2]:.3f}'])
     found = ratios.get(f'{OTHERS} + SHD, auto', 3 * (float('nan'),))
     names = 'time of a step with SHD', 'its kernels alone', 'its peak'
     goals = tuple(map(Goal, names, found, (TIME, TIME, MEMORY)))

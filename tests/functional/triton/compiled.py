@@ -44,12 +44,12 @@ def kernels_on(capability: int, whole: bool) -> list[dict]:
     sides.holds_rows = lambda device: whole or holds_rows(torch.device('cuda'))
     choice._unavailable = lambda device, backend: None
     choice._is_examining = True
-    found = []
+    found, made = [], []
 
     def compiled(self, key, signature, device, constants, options, attributes, warmup):
         source = ASTSource(self, signature, constants, attributes)
         kernel = compile(source, target=target, options=options.__dict__)
-        found.append(dict(case=case, kernel=self.fn.__name__, **resources(kernel)))
+        made.append(dict(kernel=self.fn.__name__, **resources(kernel)))
         nothing = SimpleNamespace(
             run=lambda *args: None, launch_metadata=lambda *args: None, function=0,
             packed_metadata=None,
@@ -58,7 +58,9 @@ def kernels_on(capability: int, whole: bool) -> list[dict]:
 
     JITFunction._do_compile = compiled
     for case, options in CASES.items():
+        made.clear()
         run(**options)
+        found += [dict(case=case, **kernel) for kernel in made]
     return found
 
 
