@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,13 +12,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from shd_vit.functional import Mask, shd_loss
 from shd_vit.lab.gpu import Goal, Outcome
-from shd_vit.lab.gpu.timing import error_of, milliseconds, peak_mib
+from shd_vit.lab.gpu.timing import error_of, kernel_milliseconds, milliseconds, peak_mib
+from shd_vit.lab.report import Table
 from shd_vit.lab.yardstick import literal_shd
 from shd_vit.taps import AttentionTap
 
 TOKENS = (197, 512, 1024, 2048, 4096, 8192, 16384)
 HEADS, WIDTH = (25, 16), 64
-ALL_TOKENS = 16384  # of a batch: short sequences are many
+SHORT, FEW = (49, 128, 197, 256), (6, 3)  # tokens, heads
+ALL_TOKENS, MANY = 16384, 50_000  # of a batch: short sequences are many
 SLOW = 4096  # tokens up to which plain torch is run
 FLASH = 2.5  # times attention's own forward and backward
 Run = Callable[[], object]
@@ -30,11 +33,11 @@ def measure(rounds: int, dtype: torch.dtype = torch.bfloat16) -> Outcome:
         rounds: Of which the median is taken.
         dtype: Of queries, keys and values.
     """
-    heading = ['tokens x samples', 'flash attention', 'SHD, triton', '/ flash', 'SHD, torch']
-    heading += ['literal maps', 'MiB of triton', 'MiB of literal']
+    heading = ['tokens x samples', 'flash attention', 'SHD, triton', '/ flash', 'of kernels']
+    heading += ['SHD, torch', 'literal maps', 'MiB of triton', 'MiB of literal']
     tables, goals, wrong = [], [], []
     for causal in (False, True):
-        rows, worst = [heading], 0.0
+        rows, ratios = [heading], []
         for tokens in TOKENS:
             batch = max(1, ALL_TOKENS // tokens)
             runs = _runs(batch, tokens, causal, dtype)
@@ -48,25 +51,58 @@ def measure(rounds: int, dtype: torch.dtype = torch.bfloat16) -> Outcome:
             cells = {n: '' if isinstance(f, str) else f'{f[0]:.2f} ms' for n, f in found.items()}
             mib = {n: '' if isinstance(f, str) else f'{f[1]:,.0f}' for n, f in found.items()}
             flash, streamed = found['flash'], found['triton']
-            ratio = float('nan')
+            both = [float('nan')] * 2
             if not isinstance(flash, str) and not isinstance(streamed, str):
-                ratio = streamed[0] / flash[0]
-                worst = max(worst, ratio)
+                both = [streamed[0] / flash[0], streamed[2] / flash[2]]
+                ratios.append(both)
             rows.append(
-                [f'{tokens:,} x {batch}', cells['flash'], cells['triton'], f'{ratio:.2f}']
+                [f'{tokens:,} x {batch}', cells['flash'], cells['triton']]
+                + [f'{ratio:.2f}' for ratio in both]
                 + [cells.get(n, '') for n in ('torch', 'literal')]
                 + [mib['triton'], mib.get('literal', '')]
             )
         name = 'causal' if causal else 'all keys'
         tables.append((f'One layer, {HEADS[0]} -> {HEADS[1]} heads of {WIDTH}, {name}', rows))
-        goals.append(Goal(f'SHD / flash attention, {name}, at worst', worst or ratio, FLASH))
+        worst = [max(of_all) for of_all in zip(*ratios, strict=True)] or both
+        for what, value in zip(('', ', kernels alone'), worst, strict=True):
+            goals.append(Goal(f'SHD / flash attention, {name}, at worst{what}', value, FLASH))
+    tables.append(_launches(rounds, dtype))
     return Outcome(tuple(tables), tuple(goals), tuple(wrong))
 
 
-def _measured(run: Run, rounds: int) -> tuple[float, float] | str:
-    """Milliseconds and MiB; or why there are none."""
+def _launches(rounds: int, dtype: torch.dtype) -> Table:
+    """Short maps by whole rows, in two launches, where the card's registers hold them; by tiles."""
+    from shd_vit.functional.triton import loss
+
+    rows = [['tokens x samples', 'whole rows', 'their kernels', 'tiles', 'their kernels']]
+    for tokens in SHORT:
+        batch = max(1, MANY // tokens)
+        student, teacher = (_tap(heads, batch, tokens, dtype) for heads in reversed(FEW))
+        run = partial(_shd, student, teacher, Mask(), 'triton')
+        row = [f'{tokens} x {batch}']
+        for by_tiles in (False, True):
+            allowed = (lambda *maps: False) if by_tiles else loss.are_short
+            with patch.object(loss, 'are_short', allowed):
+                error = error_of(run)  # compiles, too
+                times = () if error else (milliseconds(run, rounds), kernel_milliseconds(run))
+            row += [error, ''] if error else [f'{ms:.2f} ms' for ms in times]
+        rows.append(row)
+    return f'Short maps, {FEW[0]} -> {FEW[1]} heads of {WIDTH}, loss and gradients', rows
+
+
+def _shd(student: AttentionTap, teacher: AttentionTap, mask: Mask, backend: str) -> None:
+    q, k = (x.requires_grad_() for x in (student.q, student.k))
+    of_teacher = teacher.q, teacher.k, teacher.v, teacher.out_proj, student.scale, teacher.scale
+    loss = shd_loss(q, k, *of_teacher, mask=mask, teacher_mask=mask, backend=backend)
+    torch.autograd.grad(loss, (q, k))
+
+
+def _measured(run: Run, rounds: int) -> tuple[float, float, float] | str:
+    """Milliseconds, MiB and milliseconds of kernels; or why there are none."""
     error = error_of(run)  # compiles, too
-    return error or (milliseconds(run, rounds, warm_up=0), peak_mib(run))
+    if error:
+        return error
+    return milliseconds(run, rounds, warm_up=0), peak_mib(run), kernel_milliseconds(run)
 
 
 def _runs(batch: int, tokens: int, causal: bool, dtype: torch.dtype) -> dict[str, Run]:
@@ -79,14 +115,10 @@ def _runs(batch: int, tokens: int, causal: bool, dtype: torch.dtype) -> dict[str
             out = scaled_dot_product_attention(q, k, v, is_causal=causal)
         torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
 
-    def shd(backend: str) -> None:
-        of_teacher = *teacher[:4], student.scale, teacher.scale
-        loss = shd_loss(q, k, *of_teacher, mask=mask, teacher_mask=mask, backend=backend)
-        torch.autograd.grad(loss, (q, k))
-
     def literal() -> None:
         torch.autograd.grad(literal_shd(student, teacher), (q, k))
 
+    shd = partial(_shd, student, teacher, mask)
     runs: dict[str, Run] = dict(flash=flash, triton=partial(shd, 'triton'))
     if tokens <= SLOW:
         runs['torch'] = partial(shd, 'torch')
