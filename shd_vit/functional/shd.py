@@ -108,7 +108,8 @@ def shd_loss(
         )  # fmt: skip
         backend = choice.choose(backend, call, shd_loss)
     for_the_kernel = (
-        weigh is weigh_linear
+        backend in ('auto', 'cpp')
+        and weigh is weigh_linear
         and sizes == group_sizes(teacher_heads, heads)
         and distance == 'kl'
         and bias is None
