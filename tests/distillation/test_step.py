@@ -93,8 +93,9 @@ def test_a_schedule_rests_the_teacher_and_leaves_a_gradient_of_zero():
     losses = dict(shd=SHDLoss(compile=False), feature=FeatureProjectorLoss(8, 16))
     d, student, teacher = build(losses, {n: LossSchedule(stop=1) for n in losses})
     x, y = batch()
-    with pytest.raises(ConfigError, match=r'the schedule of shd would never be followed'):
-        d.record_teacher(teacher, x)
+    for record in (d.record_student, d.record_teacher):
+        with pytest.raises(ConfigError, match=r'the schedule of shd would never be followed'):
+            record(None, x)  # before a model is run
     d.schedules.set_epoch(0.5)
     terms = d.terms(d.record_student(student, x), d.record_teacher(teacher, x), y)
     assert min(terms.values()) > 0
