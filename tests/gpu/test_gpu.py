@@ -1,6 +1,7 @@
 """What only a GPU shows: every backend on it, taps around flash attention, loss scaling, NCCL."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -205,8 +206,6 @@ def test_the_log_says_what_runs(caplog):
 
 
 def test_kernel_time_leaves_out_what_the_host_does():
-    import time
-
     from shd_vit.lab.gpu.timing import kernel_milliseconds, milliseconds
 
     left = torch.randn(512, 512, device='cuda')

@@ -105,5 +105,10 @@ def test_short_maps_are_timed_by_whole_rows_and_by_tiles(monkeypatch):
     monkeypatch.setattr(growth, '_tap', tap)
     monkeypatch.setattr(growth, 'milliseconds', lambda run, rounds: rounds)
     monkeypatch.setattr(growth, 'kernel_milliseconds', kernels_of)
-    _, rows = growth._launches(3, torch.float16)
+    _, rows = growth._launches(3, torch.float16, wrong := [])
     assert rows[1] == ['5 x 1', '3.00 ms', '1.00 ms', '3.00 ms', '2.00 ms']
+    _, rows = growth._launches(3, torch.float32, wrong)
+    assert rows[1] == ['5 x 1', '', '', '3.00 ms', '2.00 ms'] and not wrong
+    monkeypatch.setattr(growth, '_shd', lambda *args: 1 / 0)
+    growth._launches(3, torch.float16, wrong)
+    assert wrong == ['triton of 5 tokens: ZeroDivisionError: division by zero'] * 2

@@ -53,7 +53,8 @@ def measure(rounds: int, dtype: torch.dtype = torch.bfloat16) -> Outcome:
             flash, streamed = found['flash'], found['triton']
             both = [float('nan')] * 2
             if not isinstance(flash, str) and not isinstance(streamed, str):
-                both = [streamed[0] / flash[0], streamed[2] / flash[2]]
+                kernels = [kernel_milliseconds(runs[name]) for name in ('triton', 'flash')]
+                both = [streamed[0] / flash[0], kernels[0] / kernels[1]]
                 ratios.append(both)
             rows.append(
                 [f'{tokens:,} x {batch}', cells['flash'], cells['triton']]
@@ -66,12 +67,12 @@ def measure(rounds: int, dtype: torch.dtype = torch.bfloat16) -> Outcome:
         worst = [max(of_all) for of_all in zip(*ratios, strict=True)] or both
         for what, value in zip(('', ', kernels alone'), worst, strict=True):
             goals.append(Goal(f'SHD / flash attention, {name}, at worst{what}', value, FLASH))
-    tables.append(_launches(rounds, dtype))
+    tables.append(_launches(rounds, dtype, wrong))
     return Outcome(tuple(tables), tuple(goals), tuple(wrong))
 
 
-def _launches(rounds: int, dtype: torch.dtype) -> Table:
-    """Short maps by whole rows, in two launches, where the card's registers hold them; by tiles."""
+def _launches(rounds: int, dtype: torch.dtype, wrong: list[str]) -> Table:
+    """Short maps by whole rows, where the card's registers hold them, and by tiles."""
     from shd_vit.functional.triton import loss
 
     rows = [['tokens x samples', 'whole rows', 'their kernels', 'tiles', 'their kernels']]
@@ -80,12 +81,17 @@ def _launches(rounds: int, dtype: torch.dtype) -> Table:
         student, teacher = (_tap(heads, batch, tokens, dtype) for heads in reversed(FEW))
         run = partial(_shd, student, teacher, Mask(), 'triton')
         row = [f'{tokens} x {batch}']
-        for by_tiles in (False, True):
-            allowed = (lambda *maps: False) if by_tiles else loss.are_short
-            with patch.object(loss, 'are_short', allowed):
+        are_short = loss.are_short(tokens, tokens, student.q, teacher.q)
+        for by_rows in (True, False):
+            if by_rows and not are_short:
+                row += ['', '']
+                continue
+            with patch.object(loss, 'are_short', lambda *maps, by_rows=by_rows: by_rows):
                 error = error_of(run)  # compiles, too
                 times = () if error else (milliseconds(run, rounds), kernel_milliseconds(run))
-            row += [error, ''] if error else [f'{ms:.2f} ms' for ms in times]
+            row += [f'{ms:.2f} ms' for ms in times] or ['', '']
+            if error:
+                wrong.append(f'triton of {tokens} tokens: {error}')
         rows.append(row)
     return f'Short maps, {FEW[0]} -> {FEW[1]} heads of {WIDTH}, loss and gradients', rows
 
@@ -97,12 +103,10 @@ def _shd(student: AttentionTap, teacher: AttentionTap, mask: Mask, backend: str)
     torch.autograd.grad(loss, (q, k))
 
 
-def _measured(run: Run, rounds: int) -> tuple[float, float, float] | str:
-    """Milliseconds, MiB and milliseconds of kernels; or why there are none."""
+def _measured(run: Run, rounds: int) -> tuple[float, float] | str:
+    """Milliseconds and MiB; or why there are none."""
     error = error_of(run)  # compiles, too
-    if error:
-        return error
-    return milliseconds(run, rounds, warm_up=0), peak_mib(run), kernel_milliseconds(run)
+    return error or (milliseconds(run, rounds, warm_up=0), peak_mib(run))
 
 
 def _runs(batch: int, tokens: int, causal: bool, dtype: torch.dtype) -> dict[str, Run]:

@@ -19,6 +19,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from shd_vit.functional import Mask, shd_loss
+from shd_vit.functional.masks import ALL_KEYS
 from shd_vit.functional.triton import choice, sides
 
 LOW, FULL = torch.bfloat16, torch.float32
@@ -74,7 +75,7 @@ def resources(kernel) -> dict[str, int]:
     return dict(registers=int(registers), stack=int(stack), shared=kernel.metadata.shared)
 
 
-def run(N, D, heads=(3, 6), dtype=LOW, mask=Mask(), distance='kl'):  # noqa: B008
+def run(N, D, heads=(3, 6), dtype=LOW, mask=ALL_KEYS, distance='kl'):
     student, teacher = (
         [x.to(dtype) for x in torch.randn(2, N, 3, H, D).permute(2, 0, 3, 1, 4)] for H in heads
     )
